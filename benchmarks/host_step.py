@@ -34,6 +34,7 @@ from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.interfaces.step_context import StepContext
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.protocol import Host
+from maxserve.scheduling import WorkCost
 
 VOCAB = 32
 PAGE = 64
@@ -87,6 +88,7 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
             cache=cache,
             policy=host.build(host.schedulers.get(scheduler), SchedulerContext(limits=limits)),
             policy_name=scheduler,
+            cost=WorkCost(),
             builder=InputsBuilder(cache, PAGE, CPU),
             runner=_runner(host),
             pipeline=build_pipeline(host, SamplerContext(vocab_size=VOCAB, device=CPU)),

@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "api.md"
 FROZEN = ROOT / "tests" / "compat" / "v1" / "names.json"
 MODULES = ("maxserve", *(f"maxserve.interfaces.{m.name}" for m in iter_modules(interfaces.__path__)))
-FACES = ("layers", "http", "text", "loading", "config", "registry", "runtime", "speculation", "testing")
+FACES = ("layers", "http", "text", "loading", "config", "options", "registry", "runtime", "testing")
+FACES += ("speculation", "quantization", "scheduling", "vision")  # of plugins
 MODULES += tuple(f"maxserve.{name}" for name in FACES)
 HEAD = """# Public names
 

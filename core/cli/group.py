@@ -1,4 +1,4 @@
-"""The commands of `max`: `serve`, and those of plugins, made when they are needed."""
+"""The commands of `max`, which plugins add, made when they are needed."""
 
 from __future__ import annotations
 
@@ -47,18 +47,8 @@ class MaxGroup(click.Group):
 def build_cli(host: PluginHost, invocation: Invocation) -> click.Group:
     """The group with all commands; nothing is imported for those that will not run."""
     group = MaxGroup(invocation)
-    group.add_command(_serve(invocation))
     host.add_commands(group, invocation)
     return group
-
-
-def _serve(invocation: Invocation) -> LazyCommand:
-    def serve() -> click.Command:
-        from maxserve.core.cli.serve import serve_command
-
-        return serve_command(invocation)
-
-    return LazyCommand("serve", serve, summary="Serve a model over HTTP.", strict=True)
 
 
 def _unknown(name: str, commands: Mapping[str, click.Command]) -> str:

@@ -17,7 +17,6 @@ from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.protocol import Invocation
 
 INTERRUPTED = 130
-COMPLETING = "_MAX_COMPLETE"  # the variable by which a shell asks for completions
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -42,10 +41,6 @@ def _run(argv: list[str], environ: Mapping[str, str]) -> int:
     options = _plugin_options(argv, environ)
     host = PluginHost.discover(options, strict=False)
     cli = build_cli(host, Invocation(host=host, options=options, environ=environ))
-    if COMPLETING in environ:
-        from maxserve.core.cli.completion import register_completion
-
-        register_completion()
     result = cli.main(args=argv, prog_name="max", standalone_mode=False)
     return result if type(result) is int else 0
 

@@ -20,7 +20,6 @@ from maxserve.core.engine.caches import (
     group_block_tables,
 )
 from maxserve.core.engine.compilers import Compilers, preferred_backend
-from maxserve.core.engine.draft_models import LoadedDrafts
 from maxserve.core.engine.drafting import build_drafting, choose_speculator, draft_needs
 from maxserve.core.engine.draw import build_pipeline
 from maxserve.core.engine.grammar import GrammarManager
@@ -38,6 +37,7 @@ from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.grammar import GrammarContext
+from maxserve.core.interfaces.images import StepImagesContext
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
@@ -46,6 +46,7 @@ from maxserve.core.loading.kernels import Chooser
 from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory
 from maxserve.core.loading.model_loader import ModelLoader, held_encoding
 from maxserve.core.loading.tasks import OwnContext
+from maxserve.core.registry.contracts import built_part
 from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.text.end_tokens import end_tokens
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheGroup
     from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.interfaces.images import ImagesOfSteps
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.runner import Runner
     from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
@@ -83,14 +85,10 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
     target = Target(
         settings=settings,
         host=host,
-        sections=host.section_values(settings),
-        device=loader.device,
-        chooser=loader.chooser,
-        computation=loader.computation,
+        loader=loader,
         strategy=choose_strategy(settings, host, files.architecture),
         scheduler=host.schedulers.get(settings.scheduling.scheduler),
         speculator=choose_speculator(settings, host),
-        progress=progress,
     )
     loaded = _load(target, files, loader)
     progress.phase("Warming up")
@@ -143,7 +141,7 @@ def _device_queue(settings: Settings, device: torch.device) -> DeviceQueue | Non
 def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     spec = loader.spec
     ends = end_tokens(  # before the weights: errors in the files of the tokenizer come at once
-        target.tokenizer_files(files.path).special_tokens(),
+        target.loader.tokenizer_files(files.path).special_tokens(),
         files.config,
         files.generation_config,
         vocab_size=spec.vocab_size,
@@ -151,8 +149,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     )
     module = loader.build(Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    models = LoadedDrafts(target=target, own=files)
-    needs = draft_needs(target, spec, files, models)
+    needs = draft_needs(target, spec, files)
     rows = loader.computation.row_dtype(files.encoding)
     adapters = build_adapters(
         target.host, target.sections, module, loader.weight_map(), target.compute, rows, target.device, files.path
@@ -164,7 +161,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     if groups and needs.layers:  # passes of a drafter go back to tokens that windows have passed
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
-    held = held_encoding(target.host, files, target.computation)
+    held = held_encoding(target.host, files, loader.computation)
     plan = _plan_memory(
         target,
         spec,
@@ -189,7 +186,6 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         format=format,
         factors=factors,
         ends=ends,
-        draft_files=models.found,
         adapters=adapters,
     )
 
@@ -253,22 +249,25 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         raise SettingsError(f"an adapter has the name {info.name!r}, which is the model's; give it another one")
     runner = _runner(target, loaded, attention)
     params = request_params(target.host, target.settings, switches=False)
+    images = _images(target, info)
     return Parts(
         info=info,
         limits=limits,
         cache=cache,
         policy=_build_policy(target, scheduler, limits),
         policy_name=scheduler.component.name,
+        cost=built_part(target.host, scheduler, "cost", Context(sections=target.sections)),
         builder=InputsBuilder(
             cache,
             plan.page_size,
             target.device,
-            images=info.images,
+            images=images,
             block_tables=group_block_tables(loaded, cache),
             adapters=adapters.serves,
         ),
         runner=AdapterRunner(runner, adapters.step_rows) if adapters.serves else runner,
         adapters=adapters,
+        images=images,
         pipeline=build_pipeline(
             target.host,
             SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device),
@@ -283,6 +282,16 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         failure_percent=float(target.settings.server.sim_failure),
         check_when_idle=log.isEnabledFor(logging.DEBUG),
     )
+
+
+def _images(target: Target, info: ModelInfo) -> ImagesOfSteps | None:
+    """What steps compute of images; None for a model that takes text only."""
+    if not info.images:
+        return None
+    context = StepImagesContext(sections=target.sections, device=target.device)
+    entry = target.host.architectures.get(info.architecture)
+    found: ImagesOfSteps = built_part(target.host, entry, "image_steps", context)
+    return found
 
 
 def _runner(target: Target, loaded: Loaded, attention: Attention) -> Runner:
@@ -339,9 +348,10 @@ def _grammars(target: Target, info: ModelInfo) -> GrammarManager:
     """The vocabulary is read when a grammar is first wanted: most servers' clients never do."""
 
     def context() -> GrammarContext:
-        return grammar_context(target.tokenizer_files(info.path).load(), info, target.sections)
+        return grammar_context(target.loader.tokenizer_files(info.path).load(), info, target.sections)
 
-    return GrammarManager(Compilers(target.host, context), info.eos_token_ids, info.vocab_size)
+    compilers = Compilers(target.host, context)
+    return GrammarManager(compilers, info.eos_token_ids, info.vocab_size, compilers.with_thoughts)
 
 
 def _info(target: Target, loaded: Loaded, adapters: Mapping[str, str]) -> ModelInfo:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maxserve.core.interfaces.component import Components
-    from maxserve.core.interfaces.grammar import GrammarChoice, GrammarCompiler, GrammarContext
+    from maxserve.core.interfaces.grammar import GrammarChoice, GrammarCompiler, GrammarContext, Matcher
+    from maxserve.core.interfaces.request import ThoughtTokens
 
 
 class Compilers:
@@ -40,6 +41,12 @@ class Compilers:
                 entry = self._components.of(GrammarBackend).get(name)
                 self._built[name] = self._components.build(entry, self._context)
             return self._built[name]
+
+    def with_thoughts(self, name: str, matcher: Matcher, thoughts: ThoughtTokens, ends: tuple[int, ...]) -> Matcher:
+        """What follows thoughts, and behind them the text of the back end's `matcher`."""
+        entry = self._components.of(GrammarBackend).get(name)
+        found: Matcher = self._components.load(entry, entry.component.thoughts)(matcher, thoughts, ends)
+        return found
 
 
 def preferred_backend(choice: GrammarChoice, components: Components) -> str | None:

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maxserve.core.engine.draft_draw import DraftDraw
-from maxserve.core.engine.draft_models import LoadedDrafts
 from maxserve.core.engine.sequence import DrawnFrom
 from maxserve.core.interfaces.errors import PluginError, SettingsError
 from maxserve.core.interfaces.speculator import (
     DraftedStep,
+    DraftModelsContext,
     DraftNeeds,
     Drafts,
     DraftStep,
     NeedsContext,
     SpeculatorContext,
 )
-from maxserve.core.registry.contracts import contract_fault
-from maxserve.core.registry.entries import cause, where
+from maxserve.core.registry.contracts import built_part
+from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.inputs import StepInputs
     from maxserve.core.interfaces.runner import ModelOutput
-    from maxserve.core.interfaces.speculator import Drafter, DraftLengths, Speculator
+    from maxserve.core.interfaces.speculator import Drafter, DraftLengths, DraftModels, Speculator
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -321,33 +321,44 @@ def choose_speculator(settings: Settings, host: Host) -> Entry[Speculator] | Non
     return None if name is None else host.speculators.get(name)
 
 
-def draft_needs(target: Target, spec: ModelSpec, files: ModelFiles, models: LoadedDrafts) -> DraftNeeds:
+def draft_needs(target: Target, spec: ModelSpec, files: ModelFiles) -> DraftNeeds:
     """What the drafter needs beside its own objects; nothing where none was named."""
-    context = NeedsContext(
+    entry = target.speculator
+    if entry is None:
+        _offer(target, spec, files)
+    if entry is None or entry.component.needs is None:
+        return DraftNeeds()
+    found: DraftNeeds = target.host.load(entry, entry.component.needs)(_needs_context(target, entry, spec, files))
+    return found
+
+
+def _needs_context(target: Target, entry: Entry[Speculator], spec: ModelSpec, files: ModelFiles) -> NeedsContext:
+    return NeedsContext(
         sections=target.sections,
         spec=spec,
         raw=files.config,
         path=files.path,
         draft_tokens=target.settings.speculative.num_speculative_tokens,
-        models=models,
+        models=_models(target, entry),
         components=target.host,
     )
-    entry = target.speculator
-    if entry is None:
-        _offer(target.host, context, files.companions)
-    if entry is None or entry.component.needs is None:
-        return DraftNeeds()
-    found: DraftNeeds = target.host.load(entry, entry.component.needs)(context)
+
+
+def _models(target: Target, entry: Entry[Speculator], **placed: Any) -> DraftModels:
+    """What finds and loads the models of a method, which are `placed` somewhere once the cache is there."""
+    context = DraftModelsContext(sections=target.sections, loader=target.loader, components=target.host, **placed)
+    found: DraftModels = built_part(target.host, entry, "models", context)
     return found
 
 
-def _offer(host: Host, context: NeedsContext, companions: Collection[str]) -> None:
+def _offer(target: Target, spec: ModelSpec, files: ModelFiles) -> None:
     """Says which methods would find in the target's checkpoint, or with it, what they draft with."""
-    for method in companions:
+    for method in files.companions:
         log.info("the model brings what it can be drafted with; --speculative-method %s drafts with it", method)
-    for entry in host.speculators:
+    for entry in target.host.speculators:
         if entry.component.offers is not None:
-            offer: str | None = host.load(entry, entry.component.offers)(context)
+            context = _needs_context(target, entry, spec, files)
+            offer: str | None = target.host.load(entry, entry.component.offers)(context)
             if offer is not None:
                 log.info("%s; --speculative-method %s drafts with it", offer, entry.name)
 
@@ -373,14 +384,7 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
         device=target.device,
         path=loaded.files.path,
         components=target.host,
-        models=LoadedDrafts(
-            target=target,
-            own=loaded.files,
-            attention_of_target=attention,
-            first_layer=first,
-            positions=loaded.plan.max_length,
-            found=loaded.draft_files,
-        ),
+        models=_models(target, entry, attention=attention, first_layer=first, max_length=loaded.plan.max_length),
     )
     drafter = target.host.build(entry, context)
     return Drafting(
@@ -391,7 +395,9 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
         rolls_back=lambda name: target.host.grammar_backends.get(name).component.rollback,
         follows=bool(loaded.needs.layers or loaded.needs.aux_layers),
         room=DraftRoom(cache, loaded.plan.page_size) if loaded.needs.layers else None,
-        lengths=_lengths(target, entry, context) if target.settings.speculative.adaptive_speculation else None,
+        lengths=built_part(target.host, entry, "lengths", context)
+        if target.settings.speculative.adaptive_speculation
+        else None,
         undrafted=_undrafted(target.host),
     )
 
@@ -408,11 +414,4 @@ def _undrafted(host: Host) -> list[type[Any]]:
                 "the option out, or the plugin"
             )
         found.append(host.load(entry, entry.component.params))
-    return found
-
-
-def _lengths(target: Target, entry: Entry[Speculator], context: SpeculatorContext) -> DraftLengths:
-    found: DraftLengths = target.host.load(entry, entry.component.lengths)(context)
-    if (fault := contract_fault("lengths", found)) is not None:
-        raise PluginError(f"{entry.title}: {where(entry.component.lengths)!r} {fault}")
     return found

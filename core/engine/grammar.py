@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import torch
 
-from maxserve.core.engine.grammar_state import WORD, GrammarState, ThoughtMatcher
+from maxserve.core.engine.grammar_state import WORD, GrammarState
 from maxserve.core.engine.step import INVALID
 from maxserve.core.interfaces.errors import MaxserveError, PluginError
 from maxserve.core.registry.entries import cause
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.interfaces.grammar import GrammarCompiler, Matcher
-    from maxserve.core.interfaces.request import Constraint
+    from maxserve.core.interfaces.request import Constraint, ThoughtTokens
 
 log = logging.getLogger("maxserve.engine")
 
@@ -39,14 +39,15 @@ class Waiting:
     matcher: Future[Matcher]
 
 
-def _no_backend(name: str) -> GrammarCompiler:
+def _no_backend(name: str, *_: object) -> NoReturn:
     raise PluginError(f"no grammar back end {name!r} can be built: this engine has none")
 
 
 class GrammarManager:
     """Makes grammars. `compilers` gives a back end's compiler by name, and may take its time at the first call.
 
-    `wake` is called, from another thread, when a matcher is ready.
+    `with_thoughts` gives, by the name of a back end, its matcher, thoughts and ends, the matcher for both. `wake` is
+    called, from another thread, when a matcher is ready.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class GrammarManager:
         compilers: Callable[[str], GrammarCompiler] = _no_backend,
         ends: tuple[int, ...] = (),
         vocab_size: int = 0,
+        with_thoughts: Callable[[str, Matcher, ThoughtTokens, tuple[int, ...]], Matcher] = _no_backend,
     ) -> None:
         self._compilers = compilers
+        self._with_thoughts = with_thoughts
         self._ends = ends
         self._words = -(-vocab_size // WORD)
         self._threads: dict[bool, ThreadPoolExecutor] = {}  # by whether what they do takes long
@@ -108,11 +111,8 @@ class GrammarManager:
             if not isinstance(error, MaxserveError):
                 log.error("a grammar could not be compiled", exc_info=error)
             return f"the grammar could not be compiled: {cause(error)}"
-        params = sequence.request.params
-        matcher = waiting.matcher.result()
-        if params.constraint is not None and params.constraint.thoughts is not None:
-            matcher = ThoughtMatcher(matcher, params.constraint.thoughts, self._ends)
-        sequence.grammar = GrammarState(matcher, self._ends, self._words, keeps_on=params.ignore_eos)
+        ignores_eos = sequence.request.params.ignore_eos
+        sequence.grammar = GrammarState(waiting.matcher.result(), self._ends, self._words, keeps_on=ignores_eos)
         return None
 
     def wait(self, seconds: float) -> None:
@@ -125,7 +125,10 @@ class GrammarManager:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _make(self, constraint: Constraint) -> Matcher:
-        return self._compilers(constraint.backend).compile(constraint.kind, constraint.text)()
+        matcher = self._compilers(constraint.backend).compile(constraint.kind, constraint.text)()
+        if constraint.thoughts is None:
+            return matcher
+        return self._with_thoughts(constraint.backend, matcher, constraint.thoughts, self._ends)
 
     def _put(self, work: Callable[[], object], *, slow: bool) -> Future[Matcher]:
         if slow not in self._threads:

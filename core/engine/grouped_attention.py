@@ -1,4 +1,4 @@
-"""Attention for parts of the layers: groups that have block tables of their own, and those behind a model's."""
+"""Attention for groups of layers that have block tables of their own."""
 
 from __future__ import annotations
 
@@ -58,31 +58,3 @@ class GroupedAttention:
         """The part that has a layer, and which of its own it is: for who compiles layers."""
         number, position = self._locations[layer]
         return self._parts[number], position
-
-
-class LaterLayers:
-    """An Attention whose layer 0 is the layer `first` of another one."""
-
-    def __init__(self, attention: Attention, first: int) -> None:
-        self._attention = attention
-        self._first = first
-
-    def begin(self, inputs: StepInputs) -> None:
-        self._attention.begin(inputs)
-
-    def attend(
-        self,
-        layer: int,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        inputs: StepInputs,
-        sinks: torch.Tensor | None = None,
-        index: Index | None = None,
-    ) -> torch.Tensor:
-        return self._attention.attend(self._first + layer, q, k, v, inputs, sinks, index)
-
-    def of(self, layer: int) -> tuple[Attention, int]:
-        """What attends for a layer, and which of its own that is: for who compiles layers."""
-        layer += self._first
-        return self._attention.of(layer) if isinstance(self._attention, HasParts) else (self._attention, layer)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from maxserve.core.engine.adapters import rows_by_slot
-from maxserve.core.engine.images import ImageStep
 from maxserve.core.engine.ledger import KNOWN
 from maxserve.core.interfaces.inputs import StepInputs
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.engine.step import Step
     from maxserve.core.interfaces.cache import Cache
+    from maxserve.core.interfaces.images import ImagesOfSteps
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -56,7 +56,7 @@ class InputsBuilder:
         page_size: int,
         device: torch.device,
         *,
-        images: bool = False,
+        images: ImagesOfSteps | None = None,
         block_tables: NDArray[np.int32] | None = None,
         adapters: bool = False,
     ) -> None:
@@ -64,15 +64,15 @@ class InputsBuilder:
         self._block_tables = block_tables
         self._page_size = page_size
         self._device = device
-        self._images = ImageStep(device) if images else None
+        self._images = images
         self._adapters = adapters
 
     def build(self, step: Step) -> StepInputs:
         where = _Tokens(step, step.slots, step.starts, step.stops)
         logit_rows = _logit_rows(step, where.query_start)
         inputs = self._inputs(where, self._to_device(_new_tokens(step)), logit_rows)
-        if self._images is not None:
-            self._images.fill(step, inputs)
+        if self._images is not None and step.size:
+            self._fill_images(self._images, step, inputs)
         if self._adapters:
             own = [0 if s.adapter is None else s.adapter.slot for s in step.sequences]
             slots = np.repeat(np.array(own, dtype=np.int64), step.stops - step.starts)
@@ -80,6 +80,13 @@ class InputsBuilder:
             all_rows = len(logit_rows) == len(slots)
             inputs.logit_adapter_rows = found if all_rows else rows_by_slot(slots[logit_rows], self._device)
         return self._grouped(inputs, where)
+
+    def _fill_images(self, images: ImagesOfSteps, step: Step, inputs: StepInputs) -> None:
+        shift = step.ledger.shift[step.slots]
+        if (step.ledger.images_end[step.slots] > step.starts).any() or shift.any():
+            adapters = [s.adapter if s.adapter is not None and s.adapter.images else None for s in step.sequences]
+            located = [(0, 0) if each is None else (each.generation, each.slot) for each in adapters]
+            images.fill(inputs, [s.images for s in step.sequences], located, shift)
 
     def build_pass(self, step: Step, who: Ints, starts: Ints, stops: Ints, input_ids: torch.Tensor) -> StepInputs:
         """The inputs of a pass that a drafter makes after a step, of tokens of some of its sequences."""

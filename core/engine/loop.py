@@ -20,10 +20,10 @@ from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import Sequence
 from maxserve.core.engine.step import Step
 from maxserve.core.engine.validation import validate_ids, validate_request
-from maxserve.core.engine.work_cost import Work
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import EncodeRequest, Output, Request
+from maxserve.core.interfaces.scheduler import Work
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -134,8 +134,10 @@ class Engine:
         wanted = self._limits.max_length if params.max_tokens is None else len(request.prompt) + params.max_tokens
         # A text under a grammar ends where that does, also when eos is ignored: nothing else may follow.
         eos = () if params.ignore_eos and params.constraint is None else self.info.eos_token_ids
+        images = self._parts.images
         return Sequence(
             request,
+            images=images.prompt(request) if images is not None and request.images else None,
             limit=min(self._limits.max_length, wanted),
             ends=frozenset((*eos, *params.stop_token_ids)),
             params=self._parts.read_params(params.fields),
@@ -281,7 +283,7 @@ class Engine:
     def _learn(self, in_flight: InFlightStep, seconds: float) -> None:
         """Notes what the step took."""
         step, cost = in_flight.step, self._parts.cost
-        if cost.wants(step, in_flight.number):
+        if cost.wants(in_flight.number, draws=len(step.draws) > 0, decodes=step.decodes):
             cost.learn(Work.of(step.starts, step.stops), seconds)
 
     def _launch(self, overlap: Overlap, entries: Mapping[Sequence, int], before: InFlightStep | None) -> InFlightStep:

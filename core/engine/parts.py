@@ -12,7 +12,6 @@ import numpy as np
 
 from maxserve.core.engine.adapters import Adapters
 from maxserve.core.engine.grammar import GrammarManager
-from maxserve.core.engine.work_cost import WorkCost
 from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
 if TYPE_CHECKING:
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
     from maxserve.core.engine.overlap import DeviceQueue
     from maxserve.core.interfaces.cache import Cache
     from maxserve.core.interfaces.engine import ModelInfo
+    from maxserve.core.interfaces.images import ImagesOfSteps
     from maxserve.core.interfaces.runner import Runner
-    from maxserve.core.interfaces.scheduler import Limits, StepPolicy
+    from maxserve.core.interfaces.scheduler import Limits, StepCost, StepPolicy
 
 
 class Buckets:
@@ -90,9 +90,11 @@ class Parts:
     cache: Cache
     policy: StepPolicy
     policy_name: str
+    cost: StepCost
     builder: InputsBuilder
     runner: Runner
     pipeline: Pipeline
+    images: ImagesOfSteps | None = None
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
     grammars: GrammarManager = field(default_factory=GrammarManager)
     grammar_backend: str | None = None
@@ -100,7 +102,6 @@ class Parts:
     max_steps: int = 1
     device_queue: DeviceQueue | None = None
     drafting: Drafting | None = None
-    cost: WorkCost = field(default_factory=WorkCost)
     empty_steps: bool = False
     failure_percent: float = 0.0
     check_when_idle: bool = False

@@ -17,9 +17,8 @@ import numpy as np
 from maxserve.core.engine.adapters import PATIENCE
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import SeenSequence, Sequence
-from maxserve.core.engine.work_cost import Work, WorkCost
 from maxserve.core.interfaces.cache import CacheSizes
-from maxserve.core.interfaces.scheduler import Limits, SequenceView
+from maxserve.core.interfaces.scheduler import Limits, SequenceView, StepCost, Work
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
@@ -124,8 +123,8 @@ class StepPlan:
         limits: Limits,
         free_rows: list[int],
         *,
+        cost: StepCost,
         settle: Callable[[], None] = _nothing,
-        cost: WorkCost | None = None,
     ) -> None:
         self._queues = queues
         self._cache = cache
@@ -133,7 +132,7 @@ class StepPlan:
         self._page_size = limits.page_size
         self._free_rows = free_rows
         self._settle = settle
-        self._cost = cost or WorkCost()
+        self._cost = cost
         self._work = Work()  # of those who were planned when it was last asked for, and how many they were
         self._counted = 0
         self._unlimited = not limits.chunked_prefill

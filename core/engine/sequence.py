@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from maxserve.core.engine.ledger import NO_ROW, Ledger
-from maxserve.core.engine.prompt_images import PromptImages
 from maxserve.core.interfaces.request import Request, TokenLogprob
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.engine.adapters import ServedAdapter
     from maxserve.core.engine.grammar_state import GrammarState
+    from maxserve.core.interfaces.images import ImagesOfPrompt
 
 AHEAD = 32  # random numbers made at once: one call of numpy's costs as much as all of them
 KEPT_BLOCKS = 8  # of so many
@@ -74,6 +74,7 @@ class Sequence:
         ends: frozenset[int],
         params: Mapping[type[Any], Any],
         regimes: tuple[int, ...] = (),
+        images: ImagesOfPrompt | None = None,
         adapter: ServedAdapter | None = None,
         adapters: bool = False,
         ledger: Ledger | None = None,
@@ -84,7 +85,7 @@ class Sequence:
         self.prompt_length = len(prompt)
         self.adapter = adapter
         self.salt = _salt(request, regimes, adapters, adapter)
-        self.images = PromptImages(request) if request.images else None
+        self.images = images
         self.ends = ends  # tokens that end it
         self.params = params
         self.grammar: GrammarState | None = None  # of those whose text is constrained, once it is ready

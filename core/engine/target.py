@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.interfaces.tokenizer import TokenizerContext
-
 if TYPE_CHECKING:
     import torch
 
@@ -16,12 +14,11 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Model, ModelSpec
     from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheFactors, CacheGroup, CacheLayer, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
-    from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.interfaces.speculator import DraftNeeds, Speculator
-    from maxserve.core.interfaces.tokenizer import TokenizerFiles
-    from maxserve.core.loading.kernels import Chooser, Computation
+    from maxserve.core.loading.kernels import Chooser
     from maxserve.core.loading.memory import MemoryPlan
+    from maxserve.core.loading.model_loader import ModelLoader
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -32,23 +29,26 @@ class Target:
 
     settings: Settings
     host: Host
-    sections: Mapping[type[Any], Any]
-    device: torch.device
-    chooser: Chooser
-    computation: Computation
+    loader: ModelLoader
     strategy: Entry[CacheStrategy]
     scheduler: Entry[Scheduler]
     speculator: Entry[Speculator] | None
-    progress: Progress
 
-    def tokenizer_files(self, path: str) -> TokenizerFiles:
-        """The tokenizer in the folder of a model."""
-        trusted = self.settings.model.trust_remote_code
-        return self.host.tokenizer(TokenizerContext(sections=self.sections, path=path, trust_remote_code=trusted))
+    @property
+    def sections(self) -> Mapping[type[Any], Any]:
+        return self.loader.sections
+
+    @property
+    def device(self) -> torch.device:
+        return self.loader.device
+
+    @property
+    def chooser(self) -> Chooser:
+        return self.loader.chooser
 
     @property
     def compute(self) -> torch.dtype:
-        return self.computation.compute
+        return self.loader.compute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +57,7 @@ class Loaded:
 
     `layers` are what the cache keeps: those of the model, and behind them those that a drafter `needs`. `groups` are
     those of them that have tables of their own, `ends` the tokens that end an answer. Keys and values are stored in the
-    `format`, divided by the `factors` of their layer where there are some. `draft_files` are those of draft models, by
-    what was asked for.
+    `format`, divided by the `factors` of their layer where there are some.
     """
 
     files: ModelFiles
@@ -72,5 +71,4 @@ class Loaded:
     format: BuiltCacheFormat
     factors: tuple[CacheFactors, ...]
     ends: tuple[int, ...]
-    draft_files: dict[str, ModelFiles]
     adapters: BuiltAdapters | None = None

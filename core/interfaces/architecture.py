@@ -86,8 +86,8 @@ class Architecture(Component):
     `fallback(ModelFolder)` makes it one that is asked where no architecture has the name of a model's class: it gives
     the reason why it cannot serve the model, or None; it is called without torch. With `reads_folder`, `config` is
     given a ModelFolder too. `images(ImagesContext)` gives a ReadsImages for vision-language models; without it, prompts
-    are text. `draft_head(DraftHeadContext)` gives the layers of a checkpoint that predict further tokens, a DraftHead,
-    or None where it has none.
+    are text. `image_steps(StepImagesContext)` gives the ImagesOfSteps of such a model. `draft_head(DraftHeadContext)`
+    gives the layers of a checkpoint that predict further tokens, a DraftHead, or None where it has none.
 
     `task` says what for: text_generation (`build` gives a Model), embeddings_generation (an Encoder), scoring (a
     Scorer: how well two texts go together). Two architectures may have one class name among their aliases if their
@@ -109,6 +109,7 @@ class Architecture(Component):
     task: str = "text_generation"
     matryoshka: bool = False
     images: Ref | None = None
+    image_steps: Ref = "maxserve.vision:StepImages"
     draft_head: Ref | None = None
     example_repos: tuple[str, ...] = ()
 

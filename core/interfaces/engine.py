@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.interfaces.adapter import AdapterPool
-    from maxserve.core.interfaces.architecture import Architecture, ModelSpec
+    from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
+    from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.errors import RequestError
+    from maxserve.core.interfaces.model_source import Checkpoint
+    from maxserve.core.interfaces.tokenizer import Tokenizer
+    from maxserve.core.interfaces.weight_format import WeightFile
 
 
 __all__ = [
@@ -24,6 +28,7 @@ __all__ = [
     "EngineContext",
     "EngineOptions",
     "LoadsModel",
+    "LoadsModels",
     "ModelInfo",
     "ServedEngine",
     "ServesAdapters",
@@ -167,6 +172,41 @@ class LoadsModel(Protocol):
 
         `positions` is how many texts have at most; None: as many as the model was made for.
         """
+        ...
+
+
+class LoadsModels(LoadsModel, Protocol):
+    """A LoadsModel that fills any module from its checkpoint, and knows further checkpoints."""
+
+    @property
+    def files(self) -> ModelFiles: ...
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The options that name it."""
+        ...
+
+    def beside(self, model: Checkpoint, *, served: bool = True) -> LoadsModels:
+        """The same for another checkpoint, downloaded if need be, with the device and the kernels of this one.
+
+        Where it is not to be `served`, its class need not be known, and has no `architecture` and no `spec`.
+        """
+        ...
+
+    def weight_files(self) -> Sequence[WeightFile]: ...
+    def tokenizer(self, folder: str) -> Tokenizer:
+        """The tokenizer in the folder of a model."""
+        ...
+
+    def held_bytes(self, module: torch.nn.Module, weights: WeightMap) -> int:
+        """As `weight_bytes`, of a module whose parameters are called in the checkpoint as `weights` says."""
+        ...
+
+    def fill_module(self, module: torch.nn.Module, weights: WeightMap, positions: int | None = None) -> None:
+        """As `fill`, but that the module does not prepare anything."""
+        ...
+
+    def compile_layers(self, module: torch.nn.Module, attention: Attention) -> None:
+        """Replaces layers by their compiled calls where there are some, unless the checkpoint's options forbid it."""
         ...
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from maxserve.core.interfaces.component import Component, Context
+from maxserve.core.interfaces.component import Component, Context, Ref
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,8 @@ class GrammarBackend(Component):
     """A way to constrain texts by a grammar. `build(GrammarContext)` gives a GrammarCompiler.
 
     `accepts` are the kinds of constraint it takes; where a request names no back end, the one of highest priority that
-    can express the constraint serves. `rollback`: its matchers can take tokens back.
+    can express the constraint serves. `rollback`: its matchers can take tokens back. `thoughts(matcher, thoughts,
+    ends)` gives a Matcher of ThoughtTokens and, behind them, of the text of another one; `ends` end an answer.
     """
 
     kind: ClassVar[str] = "grammar_backend"
@@ -37,6 +38,7 @@ class GrammarBackend(Component):
     accepts: frozenset[str] = frozenset()
     rollback: bool = True
     priority: int = 0
+    thoughts: Ref = "maxserve.text:ThoughtMatcher"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,13 +10,16 @@ from maxserve.core.interfaces.component import Context
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from PIL.Image import Image as PILImage
 
+    from maxserve.core.interfaces.inputs import StepInputs
+    from maxserve.core.interfaces.request import Request
     from maxserve.core.interfaces.tokenizer import Tokenizer
 
 
-__all__ = ["ImagesContext", "ReadImage", "ReadsImages"]
+__all__ = ["ImagesContext", "ImagesOfPrompt", "ImagesOfSteps", "ReadImage", "ReadsImages", "StepImagesContext"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,4 +60,50 @@ class ReadsImages(Protocol):
 
     def read(self, image: PILImage) -> ReadImage:
         """`image` is decoded and in RGB; RequestError when this model cannot take it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepImagesContext(Context):
+    """`device` is where the inputs of steps are."""
+
+    device: torch.device
+
+
+class ImagesOfPrompt(Protocol):
+    """The images of one prompt. `end` is where the last one ends, `shift` how far behind the prompt the positions that
+    rope applies lie from those of the tokens."""
+
+    end: int
+    shift: int
+
+    def keyed(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens from its first on as the cache knows them: those of images by what they show."""
+        ...
+
+    def uncut(self, start: int, count: int) -> int:
+        """As many tokens from `start` as do not end amid tokens that see each other: fewer, or if need be more."""
+        ...
+
+
+class ImagesOfSteps(Protocol):
+    """What steps compute of images, for an engine whose thread alone calls it."""
+
+    def prompt(self, request: Request) -> ImagesOfPrompt:
+        """The images of a request that has some."""
+        ...
+
+    def fill(
+        self,
+        inputs: StepInputs,
+        images: Sequence[Any],
+        adapters: Sequence[tuple[int, int]],
+        shift: NDArray[np.int64],
+    ) -> None:
+        """Writes `images`, `bidirectional` and `mrope_positions` of a step in which some sequence computes an image or
+        has a `shift`.
+
+        Its B sequences have these `images` (what `prompt` gave, None for those without), `adapters` that change their
+        features (generation and slot, 0 for none), and `shift` [B].
+        """
         ...

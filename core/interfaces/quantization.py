@@ -27,7 +27,9 @@ __all__ = [
     "QuantizationContext",
     "QuantizationFormat",
     "ReadsContents",
+    "RoundingContext",
     "Rounds",
+    "Rounding",
     "SeesOthers",
     "Unpacks",
     "WritesCheckpoints",
@@ -47,7 +49,8 @@ class QuantizationFormat(Component):
     the format as its "quant_method".
 
     `rounds` are the values of `--quantization-encoding` that plain weights can be rounded to while they are loaded.
-    What is built for that `Rounds`, and finds the value as the "encoding" of a "quantization_config" of its name.
+    What is built for that `Rounds`, and finds the value as the "encoding" of a "quantization_config" of its name;
+    `rounding(RoundingContext)` gives the Rounding that has it round a model.
     `writes` are encodings that are no rounding, in which what is built for them writes models, too (`max quantize`).
     """
 
@@ -57,6 +60,7 @@ class QuantizationFormat(Component):
     config_file: str | None = None
     rounds: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    rounding: Ref = "maxserve.quantization:WeightRounding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +174,52 @@ class Rounds(HasCodes, Protocol):
     def rounded(self, rows: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """The tensors, by role, of rows [n, inputs] of a weight, each of which is rounded by itself; ModelError for
         values that cannot be."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundingContext(Context):
+    """The `encoding` that weights are rounded to, what `rounds` them, and who that is, in one version (`by`).
+
+    What comes out is kept in the folder `cache`, if there is one (`--cache-quantized`).
+    """
+
+    encoding: str
+    rounds: Rounds
+    by: str
+    cache: str = ""
+
+
+class Rounding(Protocol):
+    """Rounds the weights of projections of one model while they are loaded. Sizes are asked before, of the model on
+    the meta device, and are bytes where a number takes `itemsize`."""
+
+    def layout(self, outputs: int, inputs: int) -> CodesLayout | None:
+        """That of the codes of a weight; None where it stays as it is."""
+        ...
+
+    def codes(self, rows: torch.Tensor) -> Codes:
+        """Those of rows [n, inputs]."""
+        ...
+
+    def keep(self, name: str, values: int) -> None:
+        """Notes that the weight of that name stays as it is."""
+        ...
+
+    def say(self) -> None:
+        """Logs what it cost, and what it changed: all weights are there."""
+        ...
+
+    def held_bytes(self, model: torch.nn.Module, itemsize: int) -> int:
+        """What all weights take where codes are held."""
+        ...
+
+    def plain_bytes(self, model: torch.nn.Module, itemsize: int) -> int:
+        """What the weights take that are not rounded."""
+        ...
+
+    def copied_bytes(self, model: torch.nn.Module, itemsize: int) -> int:
+        """What rounded copies of shared tables take where they are stored as numbers."""
         ...
 
 

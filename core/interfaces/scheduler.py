@@ -10,11 +10,24 @@ from maxserve.core.interfaces.cache import pages_of
 from maxserve.core.interfaces.component import Component, Context
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from maxserve.core.interfaces.cache import CacheSizes
     from maxserve.core.interfaces.component import Ref
 
 
-__all__ = ["Limits", "Plan", "Scheduler", "SchedulerContext", "SequenceView", "StepPolicy", "View"]
+__all__ = [
+    "Limits",
+    "Plan",
+    "Scheduler",
+    "SchedulerContext",
+    "SequenceView",
+    "StepCost",
+    "StepPolicy",
+    "View",
+    "Work",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +41,7 @@ class Scheduler(Component):
     chosen one, and policies read them with `SequenceView.params`. One that does not `chunks_prompts` runs every prompt
     whole, whatever is chosen. `priorities`: it keeps to the order of `View.waiting`, by priority; else requests that
     have one are refused. With `mixes_prompts` off, no prompt is ever planned beside those who decode, whatever is
-    chosen.
+    chosen. `cost(Context)` gives the StepCost by which plans know what steps take.
     """
 
     kind: ClassVar[str] = "scheduler"
@@ -39,6 +52,7 @@ class Scheduler(Component):
     chunks_prompts: bool = True
     mixes_prompts: bool = True
     priorities: bool = False
+    cost: Ref = "maxserve.scheduling:WorkCost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,3 +224,42 @@ class StepPolicy(Protocol):
     """
 
     def plan(self, view: View, plan: Plan) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a step computes: tokens, the tokens of context that are read, and the pairs that attention looks at."""
+
+    tokens: int = 0
+    context: int = 0
+    pairs: int = 0
+
+    @classmethod
+    def of(cls, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Work:
+        """Sequence i computes its tokens `starts[i]` … `stops[i]` - 1."""
+        counts = stops - starts
+        pairs = (counts * (starts + stops + 1)).sum() // 2
+        return cls(int(counts.sum()), int(stops.sum()), int(pairs))
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.tokens + other.tokens, self.context + other.context, self.pairs + other.pairs)
+
+
+class StepCost(Protocol):
+    """Learns what steps take from those that were run. One thread owns it."""
+
+    def wants(self, number: int, *, draws: bool, decodes: bool) -> bool:
+        """Whether to learn from step `number`, in which some draw a token, or all compute one token and draw."""
+        ...
+
+    def learn(self, work: Work, seconds: float) -> None:
+        """Notes what a step took."""
+        ...
+
+    def seconds(self, work: Work) -> float:
+        """About how long a step takes that computes this; 0 before any was run."""
+        ...
+
+    def most(self, beside: Work, start: int, seconds: float) -> int:
+        """How many tokens of a sequence, after its first `start`, fit into a step of `seconds` with what is in it."""
+        ...

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheLayer
     from maxserve.core.interfaces.component import Components, Ref
+    from maxserve.core.interfaces.engine import LoadsModels
     from maxserve.core.interfaces.inputs import StepInputs
     from maxserve.core.interfaces.model_source import Checkpoint
     from maxserve.core.interfaces.runner import ModelOutput
@@ -33,6 +34,7 @@ __all__ = [
     "DraftHeadContext",
     "DraftLengths",
     "DraftModels",
+    "DraftModelsContext",
     "DraftNeeds",
     "DraftSequence",
     "DraftStep",
@@ -58,7 +60,8 @@ class Speculator(Component):
     the model's source has `companions` for the method. `combines` names options whose values are other methods that
     this one combines: what these act on and require it does, too. Two that act on the same option, which one of
     them requires, are refused together: it has one value. `lengths(SpeculatorContext)` gives the DraftLengths that
-    serve unless `--no-adaptive-speculation` asks for as many drafts as there can be. `draws`:
+    serve unless `--no-adaptive-speculation` asks for as many drafts as there can be. `models(DraftModelsContext)`
+    gives the DraftModels that it finds and loads its models by. `draws`:
     its drafts may be drawn, so that memory is planned for what they are drawn from; False where they never are.
     """
 
@@ -71,6 +74,7 @@ class Speculator(Component):
     offers: Ref | None = None
     draws: bool = True
     lengths: Ref = "maxserve.speculation:AdaptiveLengths"
+    models: Ref = "maxserve.speculation:LoadedDrafts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +221,21 @@ class DraftModels(Protocol):
     def tensor(self, model: Checkpoint | None, name: str) -> torch.Tensor:
         """One tensor of a checkpoint as it is there, on the CPU: what is no weight of a module."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftModelsContext(Context):
+    """`loader` is the target's, which knows further checkpoints.
+
+    What attends, from which of its layers on the drafter's are, and how many positions texts have at most, is known
+    once the cache is there.
+    """
+
+    loader: LoadsModels
+    components: Components
+    attention: Attention | None = None
+    first_layer: int = 0
+    max_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

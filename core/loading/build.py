@@ -9,19 +9,11 @@ import torch
 
 from maxserve.core.interfaces.architecture import BoundsPositions
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
-from maxserve.core.loading.device import DTYPES
-from maxserve.core.loading.quantization import quantization_of, rounding_entry, rounding_to
-from maxserve.core.loading.rounding import Rounding
-from maxserve.core.loading.rounding_cache import RoundingCache
-from maxserve.core.loading.weight_files import open_weights
-from maxserve.core.loading.weights import LinearStorage, load_weights
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.architecture import Architecture, WeightMap
+    from maxserve.core.interfaces.architecture import Architecture
     from maxserve.core.interfaces.engine import ModelFiles
-    from maxserve.core.interfaces.progress import Progress
-    from maxserve.core.loading.kernels import Computation
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -58,58 +50,6 @@ def on_meta(make: Callable[[], M], compute: torch.dtype) -> M:
             return make()
     finally:
         torch.set_default_dtype(before)
-
-
-def fill(
-    host: Host,
-    module: torch.nn.Module,
-    files: ModelFiles,
-    architecture: Entry[Architecture],
-    computation: Computation,
-    device: torch.device,
-    progress: Progress,
-    weight_map: WeightMap,
-) -> None:
-    """Gives the module its weights and its kernels, as its architecture loads them."""
-    load = host.load(architecture, architecture.component.load)
-    fill_from(host, module, files, computation, device, progress, weight_map, load=load)
-
-
-def fill_from(
-    host: Host,
-    module: torch.nn.Module,
-    files: ModelFiles,
-    computation: Computation,
-    device: torch.device,
-    progress: Progress,
-    weight_map: WeightMap,
-    *,
-    load: Callable[..., None] = load_weights,
-) -> None:
-    """The same for a module of no architecture."""
-    encoding = DTYPES[files.encoding] if files.explicit_encoding else None
-    method, rounding = computation.linear_method, rounding_of(host, files)
-    plain = method is None and rounding is None
-    storage = None if plain else LinearStorage(method=method, encoding=encoding, rounding=rounding)
-    load(
-        module,
-        open_weights(host, files.weights, files.config),
-        weight_map,
-        dtype=computation.compute,
-        device=device,
-        progress=progress,
-        storage=storage,
-        quantization=quantization_of(host, files.config, files.ref),
-    )
-
-
-def rounding_of(host: Host, files: ModelFiles) -> Rounding | None:
-    """What rounds the weights of these files, where the operator wants it."""
-    if not files.rounding:
-        return None
-    by = rounding_entry(host, files.rounding).title
-    cache = RoundingCache(files.rounding_cache, by) if files.rounding_cache else None
-    return Rounding(files.rounding, rounding_to(host, files.rounding), cache)
 
 
 def bound_positions(module: torch.nn.Module, positions: int | None) -> None:

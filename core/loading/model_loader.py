@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,26 +12,34 @@ from maxserve.core.interfaces.engine import EngineContext, EngineOptions
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.interfaces.linear import SupportsCodes
 from maxserve.core.interfaces.quantization import HasCodes, NamesEncoding
-from maxserve.core.loading.architecture import read_spec, read_weight_map
-from maxserve.core.loading.build import build_module, fill, prepare, rounding_of
-from maxserve.core.loading.device import choose_device
+from maxserve.core.interfaces.tokenizer import TokenizerContext
+from maxserve.core.loading.architecture import read_spec, read_weight_map, rotary_changes
+from maxserve.core.loading.build import bound_positions, build_module, prepare
+from maxserve.core.loading.device import DTYPES, choose_device
 from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
 from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.memory import weight_bytes
-from maxserve.core.loading.quantization import codes_size, quantization_of
+from maxserve.core.loading.quantization import codes_size, quantization_of, rounding_of
+from maxserve.core.loading.resolve import resolve_checkpoint, resolve_model
 from maxserve.core.loading.tasks import GENERATION, OwnContext, engine_for
 from maxserve.core.loading.weight_files import open_files, open_weights
+from maxserve.core.loading.weights import LinearStorage, load_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
 
     from maxserve.core.config import Settings
     from maxserve.core.engine.adapters import Adapters, BuiltAdapters
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
+    from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.engine import Engine, ModelFiles, ServedEngine
+    from maxserve.core.interfaces.model_source import Checkpoint
     from maxserve.core.interfaces.progress import Progress
+    from maxserve.core.interfaces.quantization import Rounding
+    from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerFiles
+    from maxserve.core.interfaces.weight_format import WeightFile
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -78,14 +87,35 @@ def engine_context(settings: Settings, host: Host, files: ModelFiles, progress: 
 
 
 class ModelLoader:
-    """A `LoadsModel`. Device and kernels are chosen when they are first asked for."""
+    """A `LoadsModels`. Device and kernels are chosen when they are first asked for."""
 
-    def __init__(self, settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, host: Host, files: ModelFiles, progress: Progress, model: Checkpoint | None = None
+    ) -> None:
         self._settings = settings
         self._host = host
         self._files = files
         self._progress = progress
         self._adapters: tuple[BuiltAdapters, Adapters] | None = None  # with slots once the module is filled
+        self._model = model or settings.model
+        self._beside: dict[tuple[str, bool], ModelLoader] = {}
+
+    @property
+    def files(self) -> ModelFiles:
+        return self._files
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self._model
+
+    def beside(self, model: Checkpoint, *, served: bool = True) -> ModelLoader:
+        key = repr(model), served
+        if key not in self._beside:
+            find = resolve_model if served else resolve_checkpoint
+            files = find(model, self._host, progress=self._progress)
+            other = self._beside[key] = ModelLoader(self._settings, self._host, files, self._progress, model)
+            other._device, other.chooser, other.computation = self.device, self.chooser, self.computation
+        return self._beside[key]
 
     @cached_property
     def _entry(self) -> Entry[Architecture]:
@@ -97,7 +127,7 @@ class ModelLoader:
 
     @cached_property
     def _device(self) -> torch.device:
-        return choose_device(self._settings.model.devices)
+        return choose_device(self._model.devices)
 
     @cached_property
     def chooser(self) -> Chooser:
@@ -126,19 +156,53 @@ class ModelLoader:
     def storage(self) -> torch.dtype:
         return self.computation.storage_dtype(self._files.encoding)
 
+    def weight_files(self) -> list[WeightFile]:
+        return open_weights(self._host, self._files.weights, self._files.config)
+
+    def tokenizer_files(self, folder: str) -> TokenizerFiles:
+        """The tokenizer in the folder of a model."""
+        trusted = self._settings.model.trust_remote_code
+        return self._host.tokenizer(TokenizerContext(sections=self.sections, path=folder, trust_remote_code=trusted))
+
+    def tokenizer(self, folder: str) -> Tokenizer:
+        return self.tokenizer_files(folder).load()
+
+    @cached_property
+    def _rounding(self) -> Rounding | None:
+        return rounding_of(self._host, self._files)
+
     def weight_bytes(self, module: torch.nn.Module) -> int:
-        return held_bytes(self._host, module, self._files, self.computation, self.weight_map())
+        return self.held_bytes(module, self.weight_map())
+
+    def held_bytes(self, module: torch.nn.Module, weights: WeightMap) -> int:
+        method, itemsize = self.computation.linear_method, self.storage.itemsize
+        rounding = self._rounding
+        if rounding is not None and isinstance(method, SupportsCodes):
+            return rounding.held_bytes(module, itemsize)
+        if rounding is not None:
+            return weight_bytes(module, itemsize) + rounding.copied_bytes(module, itemsize)
+        values, size = self._codes(weights) if isinstance(method, SupportsCodes) else (0, 0)
+        return max(weight_bytes(module, itemsize) - values * itemsize, 0) + size
+
+    def _codes(self, weights: WeightMap) -> tuple[int, int]:
+        """How many of a module's values are codes in the checkpoint, and their bytes."""
+        quantization = quantization_of(self._host, self._files.config, self._files.ref)
+        if quantization is None or not isinstance(quantization.format, HasCodes):
+            return 0, 0
+        opened = self.weight_files()
+        with open_files(opened) as read:
+            return codes_size({file.path: file.tensors for file in opened}, quantization.format, weights, read)
 
     def unrounded_bytes(self, module: torch.nn.Module) -> int:
         """What weights take that are not held as codes where plain ones are rounded to some; 0 where none are."""
-        rounding = rounding_of(self._host, self._files)
+        rounding = self._rounding
         if rounding is None or not isinstance(self.computation.linear_method, SupportsCodes):
             return 0
         return rounding.plain_bytes(module, self.storage.itemsize)
 
     def weight_map(self) -> WeightMap:
         """How names of the checkpoint become those of the module."""
-        rope_type = self._settings.model.rope_type
+        rope_type = self._model.rope_type
         return read_weight_map(self._host, self._entry, self.spec, self._files.config, rope_type=rope_type)
 
     @property
@@ -151,12 +215,13 @@ class ModelLoader:
 
     @cached_property
     def _spec(self) -> ModelSpec:
-        files, trusted = self._files, self._settings.model.trust_remote_code
+        files, trusted = self._files, self._model.trust_remote_code
         folder = ModelFolder(path=files.path, config=files.config, trusted=trusted)
         return read_spec(self._host, self._entry, folder)
 
     def build(self, protocol: type[Any], methods: str) -> torch.nn.Module:
-        self._progress.phase("Building the model")
+        if self._model is self._settings.model:
+            self._progress.phase("Building the model")
         return build_module(self._host, self._entry, self.spec, self.compute, protocol, methods)
 
     def adapters(self, module: torch.nn.Module) -> Adapters | None:
@@ -177,15 +242,38 @@ class ModelLoader:
         return None if self._adapters is None else self._adapters[1]
 
     def fill(self, module: torch.nn.Module, positions: int | None = None) -> None:
-        host, files = self._host, self._files
-        fill(host, module, files, self._entry, self.computation, self.device, self._progress, self.weight_map())
-        prepare(cast("Any", module), files, positions)
+        self._fill(module, self.weight_map(), self._host.load(self._entry, self.architecture.load))
+        prepare(cast("Any", module), self._files, positions)
         if self._adapters is not None:
             from maxserve.core.engine.adapters import adapt
 
             built, adapters = self._adapters
             adapt(module, built, adapters.step_rows)
             adapters.load_initial()
+
+    def fill_module(self, module: torch.nn.Module, weights: WeightMap, positions: int | None = None) -> None:
+        changes = rotary_changes(module, self._model.rope_type, f"of {self._files.ref}")
+        self._fill(module, replace(weights, changes=(*weights.changes, *changes)), load_weights)
+        bound_positions(module, positions)
+
+    def _fill(self, module: torch.nn.Module, weights: WeightMap, load: Callable[..., None]) -> None:
+        files, method = self._files, self.computation.linear_method
+        encoding = DTYPES[files.encoding] if files.explicit_encoding else None
+        plain = method is None and self._rounding is None
+        load(
+            module,
+            self.weight_files(),
+            weights,
+            dtype=self.compute,
+            device=self.device,
+            progress=self._progress,
+            storage=None if plain else LinearStorage(method=method, encoding=encoding, rounding=self._rounding),
+            quantization=quantization_of(self._host, files.config, files.ref),
+        )
+
+    def compile_layers(self, module: torch.nn.Module, attention: Attention) -> None:
+        if self._model.use_subgraphs:
+            self.chooser.compile_layers(module, attention, self.compute)
 
 
 def held_encoding(host: Host, files: ModelFiles, computation: Computation) -> str:
@@ -198,27 +286,3 @@ def held_encoding(host: Host, files: ModelFiles, computation: Computation) -> st
     if quantization is None or not isinstance(quantization.format, HasCodes):
         return files.rounding or plain
     return quantization.format.encoding if isinstance(quantization.format, NamesEncoding) else quantization.name
-
-
-def held_bytes(
-    host: Host, module: torch.nn.Module, files: ModelFiles, computation: Computation, weight_map: WeightMap
-) -> int:
-    """The memory that the weights of a module will take, those that stay codes with as many bits as they have."""
-    itemsize = computation.storage_dtype(files.encoding).itemsize
-    rounding = rounding_of(host, files)
-    if rounding is not None and isinstance(computation.linear_method, SupportsCodes):
-        return rounding.held_bytes(module, itemsize)
-    if rounding is not None:
-        return weight_bytes(module, itemsize) + rounding.copied_bytes(module, itemsize)
-    values, size = _codes(host, files, weight_map) if isinstance(computation.linear_method, SupportsCodes) else (0, 0)
-    return max(weight_bytes(module, itemsize) - values * itemsize, 0) + size
-
-
-def _codes(host: Host, files: ModelFiles, weight_map: WeightMap) -> tuple[int, int]:
-    """How many of a module's values are codes in the checkpoint, and their bytes."""
-    quantization = quantization_of(host, files.config, files.ref)
-    if quantization is None or not isinstance(quantization.format, HasCodes):
-        return 0, 0
-    opened = open_weights(host, files.weights, files.config)
-    with open_files(opened) as read:
-        return codes_size({file.path: file.tensors for file in opened}, quantization.format, weight_map, read)

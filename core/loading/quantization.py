@@ -15,16 +15,20 @@ from maxserve.core.interfaces.quantization import (
     QuantizationContext,
     QuantizationFormat,
     ReadsContents,
+    Rounding,
+    RoundingContext,
     Rounds,
     SeesOthers,
 )
 from maxserve.core.interfaces.weight_format import TensorInfo
+from maxserve.core.registry.contracts import built_part
 from maxserve.core.registry.entries import load_ref
 
 if TYPE_CHECKING:
     import torch
 
     from maxserve.core.interfaces.architecture import WeightMap
+    from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -94,19 +98,33 @@ def quantization_method(config: Mapping[str, Any]) -> str:
     return str(quantization.get("quant_method", "unknown")) if isinstance(quantization, Mapping) else "unknown"
 
 
-def rounding_entry(host: Host, encoding: str) -> Entry[QuantizationFormat]:
-    """The format that plain weights are rounded to an encoding by, which is one of `roundable`."""
-    return next(entry for entry in host.quantization_formats if encoding in entry.component.rounds)
-
-
 def rounding_to(host: Host, encoding: str) -> Rounds:
     """What rounds plain weights to an encoding, which is one of `roundable`."""
-    entry = rounding_entry(host, encoding)
+    entry = _rounding_entry(host, encoding)
     settings = {"quant_method": entry.name, "encoding": encoding}
     built = host.build(entry, QuantizationContext(model_config={"quantization_config": settings}))
     if not isinstance(built, Rounds):
         raise PluginError(f"{entry.title}: a format that `rounds` needs rounded_tensors, rounded, layout and codes")
     return built
+
+
+def _rounding_entry(host: Host, encoding: str) -> Entry[QuantizationFormat]:
+    return next(entry for entry in host.quantization_formats if encoding in entry.component.rounds)
+
+
+def rounding_of(host: Host, files: ModelFiles) -> Rounding | None:
+    """What rounds the plain weights of these files, where the operator wants it."""
+    if not files.rounding:
+        return None
+    entry = _rounding_entry(host, files.rounding)
+    context = RoundingContext(
+        encoding=files.rounding,
+        rounds=rounding_to(host, files.rounding),
+        by=entry.title,
+        cache=files.rounding_cache,
+    )
+    found: Rounding = built_part(host, entry, "rounding", context)
+    return found
 
 
 def roundable(host: Host) -> frozenset[str]:

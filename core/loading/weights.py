@@ -26,7 +26,7 @@ from maxserve.core.interfaces.progress import Progress
 from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
 from maxserve.core.loading.linear import Embedding, Linear
 from maxserve.core.loading.quantization import Checkpoint
-from maxserve.core.loading.rounding import RoundedExperts, RoundedLinear, Rounding, may_be_rounded
+from maxserve.core.loading.rounding import RoundedExperts, RoundedLinear, may_be_rounded, rounded
 from maxserve.core.loading.shards import Shard, layouts
 from maxserve.core.loading.weight_files import OpenFiles, open_files, tensor_of
 from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         PackedExperts,
         PackedLinear,
     )
+    from maxserve.core.interfaces.quantization import Rounding
     from maxserve.core.interfaces.weight_format import WeightFile
 
 log = logging.getLogger("maxserve.model")
@@ -388,7 +389,12 @@ class _Loaded:
         return all(made)
 
     def _create_rounded(
-        self, name: str, module: nn.Module, method: BuiltLinearMethod | None, rounding: Rounding, layout: CodesLayout
+        self,
+        name: str,
+        module: nn.Module,
+        method: BuiltLinearMethod | None,
+        rounding: Rounding,
+        layout: CodesLayout,
     ) -> bool:
         """Makes room for the codes of one projection, or of those of all experts; whether the method takes them."""
         if not isinstance(method, SupportsCodes):
@@ -492,7 +498,7 @@ class _Loaded:
         """Takes one tensor: a whole parameter, an entry of a stacked one, or rows of either from `read.offset` on."""
         dtype = self._dtypes.get(read.target, self._dtype)
         if read.target in self._rounded:
-            tensor = self._rounded[read.target].values(tensor)
+            tensor = rounded(self._rounded[read.target], tensor)
         if read.alias is not None:
             self._second[read.alias] = tensor.to(device=self._device, dtype=dtype)
         elif read.target in self._packed:
@@ -532,7 +538,7 @@ class _Loaded:
             for name in names:
                 own = self._own(name, shared)
                 if name in self._rounded_copies:
-                    values = self._rounded_copies[name].values(shared if own is None else own)
+                    values = rounded(self._rounded_copies[name], shared if own is None else own)
                     own = values.to(shared.dtype)
                 if name in self._packed:
                     self._packed[name].load_rows(self._read_again(names[0], shared) if own is None else own, 0)

@@ -8,11 +8,16 @@ from typing import Any
 
 from maxserve.core.interfaces.architecture import ModelSpec
 from maxserve.core.interfaces.chat_template import ChatTemplate
-from maxserve.core.interfaces.images import ReadsImages
+from maxserve.core.interfaces.component import Components, Declaration
+from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.images import ImagesOfSteps, ReadsImages
 from maxserve.core.interfaces.linear import PackedLinear
+from maxserve.core.interfaces.quantization import Rounding
 from maxserve.core.interfaces.routes import Routes
-from maxserve.core.interfaces.speculator import DraftLengths
+from maxserve.core.interfaces.scheduler import StepCost
+from maxserve.core.interfaces.speculator import DraftLengths, DraftModels
 from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerFiles
+from maxserve.core.registry.entries import where
 from maxserve.core.registry.kinds import KINDS
 
 PROTOCOLS: Mapping[str, type[Any]] = {kind.name: kind.builds for kind in KINDS if kind.builds is not None}
@@ -22,13 +27,17 @@ PARTS: Mapping[str, type[Any]] = {
     "spec": ModelSpec,
     "images": ReadsImages,
     "weight": PackedLinear,
+    "image_steps": ImagesOfSteps,
+    "rounding": Rounding,
+    "cost": StepCost,
+    "models": DraftModels,
     "lengths": DraftLengths,
     "maxserve_chat_template": ChatTemplate,
     "maxserve_tokenizer": TokenizerFiles,
     "tokenizer": Tokenizer,
 }
-"""What plugins return beside what their builds do: an architecture's config and images, a packed weight, lengths of
-drafts, a template, a tokenizer."""
+"""What plugins return beside what their builds do: an architecture's config and images, a packed weight, what other
+references of a declaration give, a template, a tokenizer."""
 
 
 def contract_fault(kind: str, built: object) -> str | None:
@@ -45,6 +54,15 @@ def contract_fault(kind: str, built: object) -> str | None:
         if fault is not None:
             return f"returned a {type(built).__name__} {fault}"
     return None
+
+
+def built_part(components: Components, entry: Declaration[Any], name: str, context: Any) -> Any:
+    """What the declaration's reference of that name makes of `context`; PluginError unless it can do what it is for."""
+    ref = getattr(entry.component, name)
+    found = components.load(entry, ref)(context)
+    if (fault := contract_fault(name, found)) is not None:
+        raise PluginError(f"{entry.title}: {where(ref)!r} {fault}")
+    return found
 
 
 def _router_fault(built: object) -> str | None:

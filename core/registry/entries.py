@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from maxserve.core.interfaces.errors import MaxserveError, PluginError
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from maxserve.core.interfaces.architecture import Architecture
-    from maxserve.core.interfaces.component import Ref
+    from maxserve.core.interfaces.component import Declaration, Declarations, Ref
 
 NAMED = (type, FunctionType, MethodType, BuiltinFunctionType)
 SUFFIXES = ("_Legacy", "_ModuleV3")  # names that MAX's own architectures carry; the plain name means the same
@@ -89,16 +91,17 @@ class Registry(Generic[T]):
 
 
 def find_architecture(
-    registry: Registry[Architecture], classes: Sequence[str], task: str | None = None
-) -> Entry[Architecture]:
+    registry: Declarations[Architecture], classes: Sequence[str], task: str | None = None
+) -> Declaration[Architecture]:
     """The architecture of a model whose config.json lists `classes`; names first, then aliases, then without suffix.
 
     With a `task`, among those that are for it.
     """
-    able = registry if task is None else Registry(registry.kind, (e for e in registry if e.component.task == task))
+    able = [entry for entry in registry if task is None or entry.component.task == task]
     for name in classes:
-        for known in (_by_name, _by_alias, _by_plain_name):
-            entry = known(able, name)
+        for known in (_name, _aliases, _plain_names):
+            wanted = plain(name) if known is _plain_names else name
+            entry = next((entry for entry in able if wanted in known(entry.component)), None)
             if entry is not None:
                 return entry
     if not classes:
@@ -107,31 +110,23 @@ def find_architecture(
     raise PluginError(unknown("architecture", classes[0], native) + "; --custom-architectures or a plugin can add it")
 
 
-def tasks_of(registry: Registry[Architecture], classes: Sequence[str]) -> tuple[str, ...]:
+def tasks_of(registry: Declarations[Architecture], classes: Sequence[str]) -> tuple[str, ...]:
     """What a model of `classes` can be used for, generation of text first; empty when the classes are unknown."""
     wanted = {plain(name) for name in classes}
-    found = {
-        entry.component.task
-        for entry in registry
-        if wanted & {plain(known) for known in (entry.name, *entry.component.aliases)}
-    }
+    found = {entry.component.task for entry in registry if wanted & _plain_names(entry.component)}
     return tuple(sorted(found, key=lambda task: (task != "text_generation", task)))
 
 
-def _by_name(registry: Registry[Architecture], name: str) -> Entry[Architecture] | None:
-    return registry.get(name) if name in registry else None
+def _name(architecture: Architecture) -> Set[str]:
+    return {architecture.name}
 
 
-def _by_alias(registry: Registry[Architecture], name: str) -> Entry[Architecture] | None:
-    return next((entry for entry in registry if name in entry.component.aliases), None)
+def _aliases(architecture: Architecture) -> Set[str]:
+    return {*architecture.aliases}
 
 
-def _by_plain_name(registry: Registry[Architecture], name: str) -> Entry[Architecture] | None:
-    wanted = plain(name)
-    for entry in registry:
-        if wanted in {plain(known) for known in (entry.name, *entry.component.aliases)}:
-            return entry
-    return None
+def _plain_names(architecture: Architecture) -> Set[str]:
+    return {plain(known) for known in (architecture.name, *architecture.aliases)}
 
 
 def plain(name: str) -> str:

@@ -6,13 +6,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from maxserve.core.config.catalog import without_secrets
 from maxserve.core.config.components import asked_task, check_for_task, with_required
-from maxserve.core.config.show import describe
 from maxserve.core.interfaces.errors import EngineError, PluginError
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.routes import Routes
@@ -35,17 +34,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.server")
 
 
-def serve(settings: Settings, host: Host, *, engine: str | None = None) -> int:
+def serve(settings: Settings, host: Host, *, engine: str | None = None, notes: Sequence[str] = ()) -> int:
     """Serves until SIGINT or SIGTERM and returns the exit status: 0, or 1 when the engine failed for good.
 
-    `engine` is the "module:attribute" by which workers build theirs, if not the one for the model's task. UsageError
-    when what the settings ask for cannot be served. Main thread only.
+    `engine` is the "module:attribute" by which workers build theirs, if not the one for the model's task, `notes` are
+    logged first. UsageError when what the settings ask for cannot be served. Main thread only.
     """
     logs.configure(prefix=settings.server.log_prefix)
     with ExitStack() as stack:
         stack.enter_context(_termination_as_interrupt())
         try:
-            _serve(settings, host, engine, stack)
+            _serve(settings, host, engine, notes, stack)
         except KeyboardInterrupt:
             log.info("stopped while starting")
         except EngineError as error:
@@ -54,14 +53,14 @@ def serve(settings: Settings, host: Host, *, engine: str | None = None) -> int:
     return 0
 
 
-def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack) -> None:
+def _serve(settings: Settings, host: Host, engine: str | None, notes: Sequence[str], stack: ExitStack) -> None:
     routes = chosen_routes(settings, host)
     listening = stack.enter_context(closing(ports.listen(settings.server.host, settings.server.port)))
     process = ProcessInfo(kind="server")
     stack.callback(process.exit)
     host.process_start(process)
     display = process.display or NullDisplay()
-    _introduce(settings, host)
+    _introduce(host, notes)
     files = None if settings.model.defer_resolve else _resolve(settings, host, display)
     if files is not None:
         settings = with_required(settings, host.architectures.get(files.architecture).component, host.plugin_sections())
@@ -100,14 +99,13 @@ def _serve(settings: Settings, host: Host, engine: str | None, stack: ExitStack)
     log.info("stopped")
 
 
-def _introduce(settings: Settings, host: Host) -> None:
-    """Logs whose code takes part, and every setting when `--pretty-print-config` asks for it."""
+def _introduce(host: Host, notes: Sequence[str]) -> None:
+    """Logs whose code takes part, and what else there is to say."""
     for plugin in host.plugins:
         if plugin.active and plugin.source.origin != BUILT_IN:
             log.info("uses %s", plugin.source.label)
-    if settings.server.pretty_print_config:
-        for block in describe(settings, sections=host.plugin_sections()):
-            log.info("settings\n%s", block)
+    for note in notes:
+        log.info("%s", note)
 
 
 def _resolve(settings: Settings, host: Host, display: Display) -> ModelFiles:

@@ -1,4 +1,4 @@
-"""Commands of `max` beside `serve`."""
+"""Commands of `max`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from maxserve.interfaces.commands import LazyCommand
 if TYPE_CHECKING:
     from maxserve.registry import Invocation
 
+COMPLETING = "_MAX_COMPLETE"  # the variable by which a shell asks for completions
+
 
 @hookimpl
 def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
+    def serve() -> click.Command:
+        from maxserve.plugins.commands.serve import serve_command
+
+        return serve_command(invocation)
+
     def generate() -> click.Command:
         from maxserve.plugins.commands.generate import generate_command
 
@@ -35,9 +42,14 @@ def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
 
         return quantize_command(invocation)
 
+    cli.add_command(LazyCommand("serve", serve, summary="Serve a model over HTTP.", strict=True))
     summary = "Continue one prompt, without a server."
     cli.add_command(LazyCommand("generate", generate, summary=summary, strict=True))
     cli.add_command(LazyCommand("list", listing, summary="List what the plugins offer."))
     cli.add_command(LazyCommand("plugins", plugins, summary="List the plugins, and what is wrong with them."))
     summary = "Write a checkpoint with its weights rounded."
     cli.add_command(LazyCommand("quantize", quantize, summary=summary, strict=True))
+    if COMPLETING in invocation.environ:
+        from maxserve.plugins.commands.completion import register_completion
+
+        register_completion()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from maxserve._lazy import exports
 
 if TYPE_CHECKING:
+    from maxserve.core.cli.chosen import settle, typed
     from maxserve.core.cli.early import plugin_options
-    from maxserve.core.cli.serve import settle, typed
     from maxserve.core.config import Settings
     from maxserve.core.config.catalog import catalog, near
     from maxserve.core.config.checks import check_checkpoint
-    from maxserve.core.config.options import HELP_WIDTH, GroupedCommand, engine_options
     from maxserve.core.config.settings import CheckpointSettings
     from maxserve.core.config.values import Choice, read_bool, read_int
+    from maxserve.plugins.commands.options import HELP_WIDTH, GroupedCommand, engine_options
 
 __all__ = [
     "CheckpointSettings",
@@ -38,17 +38,17 @@ __getattr__ = exports(
     {
         "CheckpointSettings": "maxserve.core.config.settings",
         "Choice": "maxserve.core.config.values",
-        "GroupedCommand": "maxserve.core.config.options",
-        "HELP_WIDTH": "maxserve.core.config.options",
+        "GroupedCommand": "maxserve.plugins.commands.options",
+        "HELP_WIDTH": "maxserve.plugins.commands.options",
         "Settings": "maxserve.core.config",
         "catalog": "maxserve.core.config.catalog",
         "check_checkpoint": "maxserve.core.config.checks",
-        "engine_options": "maxserve.core.config.options",
+        "engine_options": "maxserve.plugins.commands.options",
         "near": "maxserve.core.config.catalog",
         "plugin_options": "maxserve.core.cli.early",
         "read_bool": "maxserve.core.config.values",
         "read_int": "maxserve.core.config.values",
-        "settle": "maxserve.core.cli.serve",
-        "typed": "maxserve.core.cli.serve",
+        "settle": "maxserve.core.cli.chosen",
+        "typed": "maxserve.core.cli.chosen",
     },
 )

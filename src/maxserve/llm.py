@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from maxserve.core.config import Settings, check_sections, resolve, resolve_plugins
 from maxserve.core.config.checks import validate_supported
 from maxserve.core.config.components import asked_task, check_for_task, validate_used, with_required
-from maxserve.core.config.options import engine_options, serve_options
 from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.params import request_params
@@ -36,6 +35,7 @@ from maxserve.plugins.api.common.literal_encoding import PromptEncoder
 from maxserve.plugins.api.common.options import ConversationOptions
 from maxserve.plugins.api.common.rendering import Message, Rendered, render
 from maxserve.plugins.api.common.sampler_fields import SamplerFields
+from maxserve.plugins.commands.options import engine_options, serve_options
 from maxserve.plugins.embeddings.assemble import build as build_encoder
 from maxserve.plugins.embeddings.encoding import Encoding
 from maxserve.plugins.embeddings.engine import EncoderEngine

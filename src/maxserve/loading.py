@@ -13,20 +13,27 @@ if TYPE_CHECKING:
     from maxserve.core.engine.parts import Counters
     from maxserve.core.engine.validation import validate_ids, validate_request
     from maxserve.core.loading.architecture import layer_pattern
+    from maxserve.core.loading.build import on_meta
     from maxserve.core.loading.corrections import BoundLatentCorrection, TowerRows
+    from maxserve.core.loading.device import choose_device
     from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
     from maxserve.core.loading.linear import Adaptable, Embedding, ExactLinear, Linear, Part, Projection, Role, weight
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
     from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
     from maxserve.core.loading.progress import NullProgress
-    from maxserve.core.loading.quantization import rounding_to
+    from maxserve.core.loading.quantization import held_size, rounding_to
     from maxserve.core.loading.resolve import resolve_checkpoint
+    from maxserve.core.loading.rounding import may_be_rounded
     from maxserve.core.loading.stack import DraftChain, LayerStack
     from maxserve.core.loading.weight_files import OpenFiles, open_files, open_weights
     from maxserve.core.loading.weight_plan import unwrapped
     from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
 
 __all__ = [
+    "may_be_rounded",
+    "held_size",
+    "on_meta",
+    "choose_device",
     "rounding_to",
     "resolve_checkpoint",
     "open_files",
@@ -74,6 +81,10 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "may_be_rounded": "maxserve.core.loading.rounding",
+        "held_size": "maxserve.core.loading.quantization",
+        "on_meta": "maxserve.core.loading.build",
+        "choose_device": "maxserve.core.loading.device",
         "Compilers": "maxserve.core.engine.compilers",
         "Counters": "maxserve.core.engine.parts",
         "DraftChain": "maxserve.core.loading.stack",

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from maxserve._lazy import exports
 
 if TYPE_CHECKING:
-    from maxserve.core.registry.entries import Entry, Registry, cause, nearest, where, words
+    from maxserve.core.registry.entries import Entry, Registry, cause, find_architecture, nearest, where, words
     from maxserve.core.registry.host import Plugin, PluginHost, ProcessInfo
     from maxserve.core.registry.options import PluginOptions
     from maxserve.core.registry.protocol import Host, Invocation
     from maxserve.core.registry.restored import Restored, restored
 
 __all__ = [
+    "find_architecture",
     "Entry",
     "Host",
     "Invocation",
@@ -33,6 +34,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "find_architecture": "maxserve.core.registry.entries",
         "Entry": "maxserve.core.registry.entries",
         "Host": "maxserve.core.registry.protocol",
         "Invocation": "maxserve.core.registry.protocol",

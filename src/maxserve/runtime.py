@@ -8,10 +8,12 @@ from maxserve._lazy import exports
 
 if TYPE_CHECKING:
     from maxserve.core.runtime.heap import give_back
+    from maxserve.core.runtime.launch import serve
     from maxserve.core.runtime.lifeline import end_with_parent
     from maxserve.core.runtime.observing import Observers
 
 __all__ = [
+    "serve",
     "Observers",
     "end_with_parent",
     "give_back",
@@ -20,6 +22,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "serve": "maxserve.core.runtime.launch",
         "Observers": "maxserve.core.runtime.observing",
         "end_with_parent": "maxserve.core.runtime.lifeline",
         "give_back": "maxserve.core.runtime.heap",

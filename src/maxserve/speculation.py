@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 from maxserve._lazy import exports
 
 if TYPE_CHECKING:
+    from maxserve.plugins.speculation.draft_models import LoadedDrafts
     from maxserve.plugins.speculation.lengths import AdaptiveLengths
 
 __all__ = [
+    "LoadedDrafts",
     "AdaptiveLengths",
 ]
 
 __getattr__ = exports(
     __name__,
     {
+        "LoadedDrafts": "maxserve.plugins.speculation.draft_models",
         "AdaptiveLengths": "maxserve.plugins.speculation.lengths",
     },
 )

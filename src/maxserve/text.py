@@ -9,8 +9,10 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.text.grammar_vocabulary import grammar_context
     from maxserve.plugins.api.common.detokenizer import Detokenizer
+    from maxserve.plugins.grammar.thoughts import ThoughtMatcher
 
 __all__ = [
+    "ThoughtMatcher",
     "Detokenizer",
     "grammar_context",
 ]
@@ -18,6 +20,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "ThoughtMatcher": "maxserve.plugins.grammar.thoughts",
         "Detokenizer": "maxserve.plugins.api.common.detokenizer",
         "grammar_context": "maxserve.core.text.grammar_vocabulary",
     },

@@ -113,7 +113,7 @@ class Served:
 
 def preempt(engine: Engine) -> None:
     """Takes away whatever those who run have in the cache."""
-    plan = StepPlan(engine._queues, engine._cache, engine._limits, engine._free_rows)
+    plan = StepPlan(engine._queues, engine._cache, engine._limits, engine._free_rows, cost=engine._parts.cost)
     for sequence in list(engine._queues.running.values()):
         plan.preempt(sequence.view)
     assert plan.preempted

@@ -35,9 +35,9 @@ LIGHT = [
     "maxserve.core.registry.entries",
     "maxserve.core.registry.host",
     "maxserve.core.config",
-    "maxserve.core.config.options",
+    "maxserve.plugins.commands.options",
     "maxserve.core.cli.run",
-    "maxserve.core.cli.serve",
+    "maxserve.core.cli.chosen",
     "maxserve.plugins.embeddings.command",
     "maxserve.plugins.commands.generate",
     "maxserve.testing",
@@ -121,5 +121,5 @@ def test_commands_that_only_tell_are_light(light_import: Any, argv: list[str]) -
 
 def test_help_of_serve_is_light(light_import: Any) -> None:
     loaded = light_import("from maxserve.core.cli import main; main()", "serve", "--help")
-    assert "maxserve.core.config.options" in loaded
+    assert "maxserve.plugins.commands.options" in loaded
     assert loaded & HEAVY == set()

@@ -15,18 +15,16 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.sequence import Sequence
-from maxserve.core.engine.work_cost import Work, WorkCost
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.runner import ModelOutput
-from maxserve.core.interfaces.scheduler import Limits
+from maxserve.core.interfaces.scheduler import Limits, Work
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from maxserve.core.engine.in_flight import InFlightStep
-    from maxserve.core.engine.step import Step
     from maxserve.core.interfaces.cache import KVLayer
     from maxserve.core.interfaces.request import Output
     from maxserve.core.interfaces.scheduler import SequenceView, StepPolicy
@@ -118,14 +116,16 @@ class CountedCache:
     def check(self) -> None: ...
 
 
-class KnownCost(WorkCost):
-    """Steps that take a millisecond, and another one for each token."""
+class KnownCost:
+    """A StepCost: steps take a millisecond, and another one for each token."""
 
-    def wants(self, step: Step, number: int) -> bool:
+    def wants(self, number: int, *, draws: bool, decodes: bool) -> bool:
         return False
 
-    def _found(self) -> NDArray[np.float64]:
-        return np.array([0.001, 0.001, 0.0, 0.0])
+    def learn(self, work: Work, seconds: float) -> None: ...
+
+    def seconds(self, work: Work) -> float:
+        return 0.001 + 0.001 * work.tokens
 
     def most(self, beside: Work, start: int, seconds: float) -> int:
         return max(0, int(1000 * (seconds - self.seconds(beside)) + 1e-6))

@@ -31,7 +31,7 @@ from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.ledger import Ledger
 from maxserve.core.engine.sequence import Sequence as Row
 from maxserve.core.engine.step import Step
-from maxserve.core.interfaces.images import ImagesContext, ReadsImages
+from maxserve.core.interfaces.images import ImagesContext, ReadsImages, StepImagesContext
 from maxserve.core.interfaces.request import Image, Request
 from maxserve.core.interfaces.step_context import StepContext
 from maxserve.core.interfaces.tokenizer import Tokenizer
@@ -40,6 +40,7 @@ from maxserve.plugins.tokenizers.folder import load_tokenizer
 from maxserve.plugins.vision.image_prompt import image_prompt
 from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, Case, QuirkChecks
 from maxserve.testing.tiny_cache import TinyCache
+from maxserve.vision import StepImages
 
 __all__ = ["Prompt", "Steps", "VisionCases", "VisionChecks", "VisionQuirkChecks", "tiny_tokenizer"]
 
@@ -73,18 +74,20 @@ class Steps:
 
     def __init__(self, model: Any, cache: TinyCache) -> None:
         self.model, self.cache, self.ledger = model, cache, Ledger()
+        self.images = StepImages(StepImagesContext(device=torch.device("cpu")))
         self.builder = InputsBuilder(
             cache,  # type: ignore[arg-type]  # of a cache it needs no more than the tables
             cache.page_size,
             torch.device("cpu"),
-            images=True,
+            images=self.images,
         )
         self._rows = 0
 
     def row(self, tokens: Sequence[int], images: tuple[Image, ...] = ()) -> Row:
         """A new sequence, none of whose tokens are computed."""
         request = Request(id=str(self._rows), prompt=tuple(tokens), images=images)
-        row = Row(request, limit=512, ends=frozenset(), params={}, ledger=self.ledger)
+        own = self.images.prompt(request) if images else None
+        row = Row(request, limit=512, ends=frozenset(), params={}, images=own, ledger=self.ledger)
         row.take_row(self._rows, 0, self.cache.page_size)
         self._rows += 1
         return row

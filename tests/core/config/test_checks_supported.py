@@ -90,7 +90,7 @@ def test_each_is_taken_where_it_asks_for_nothing(path: str) -> None:
 def test_a_switch_is_typed_off() -> None:
     from click.testing import CliRunner
 
-    from maxserve.core.config.options import GroupedCommand, serve_options
+    from maxserve.plugins.commands.options import GroupedCommand, serve_options
 
     taken: dict[str, Any] = {}
     command = GroupedCommand("serve", params=list(serve_options(SHARED)), callback=lambda **typed: taken.update(typed))

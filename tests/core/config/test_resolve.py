@@ -78,7 +78,7 @@ def test_plugins_are_chosen_before_their_options_are_known(yaml_file: Callable[.
 
 def test_settings_import_no_torch() -> None:
     code = (
-        "import sys, maxserve.core.config.options, maxserve.core.config.show;"
+        "import sys, maxserve.plugins.commands.options, maxserve.plugins.commands.show;"
         "print([n for n in ('torch', 'transformers', 'numpy', 'fastapi') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -23,7 +23,6 @@ from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadQueue
 from maxserve.core.engine.params import ParamsReader, request_params
 from maxserve.core.engine.parts import Parts
-from maxserve.core.engine.work_cost import WorkCost
 from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.request import Output
@@ -37,6 +36,7 @@ from maxserve.plugins.runners.eager import EagerRunner
 from maxserve.plugins.schedulers import maxserve_schedulers
 from maxserve.plugins.schedulers.tts import Config
 from maxserve.samplers.temperature import Temperature, TemperatureTransform
+from maxserve.scheduling import WorkCost
 from maxserve.testing.simulation import KnownCost
 from maxserve.testing.speculator import ScriptedDrafter
 

@@ -18,7 +18,6 @@ from transformers import (
 
 from maxserve import LLM
 from maxserve.core.config import Settings, resolve
-from maxserve.core.engine.prompt_images import PromptImages
 from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
 from maxserve.core.interfaces.images import ReadsImages
 from maxserve.core.interfaces.request import Image, Numbers, Request, SamplingParams
@@ -29,6 +28,7 @@ from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
 from maxserve.plugins.tokenizers.folder import load_tokenizer
 from maxserve.plugins.vision.image_prompt import image_prompt
+from maxserve.plugins.vision.steps import PromptImages
 from maxserve.testing.architecture import randomised
 from maxserve.testing.vision import VisionChecks, tiny_tokenizer
 

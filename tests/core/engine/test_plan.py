@@ -14,6 +14,7 @@ from maxserve.core.interfaces.cache import Cache, CacheContext, CacheLayer
 from maxserve.core.interfaces.request import Request
 from maxserve.core.interfaces.scheduler import Limits
 from maxserve.plugins.cache.paged import PagedCache
+from maxserve.scheduling import WorkCost
 
 PAGE = 16
 
@@ -47,7 +48,7 @@ class Desk:
         )
 
     def plan(self) -> StepPlan:
-        return StepPlan(self.queues, self.cache, self.limits, self.free_rows)
+        return StepPlan(self.queues, self.cache, self.limits, self.free_rows, cost=WorkCost())
 
     def prompt(self, id: str, length: int) -> Sequence:
         prompt = tuple(range(len(id) * ord(id[0]), len(id) * ord(id[0]) + length))

@@ -108,7 +108,7 @@ def run(
 
 def preempt(engine: Any) -> None:
     """Takes away whatever those who run have in the cache."""
-    plan = StepPlan(engine._queues, engine._cache, engine._limits, engine._free_rows)
+    plan = StepPlan(engine._queues, engine._cache, engine._limits, engine._free_rows, cost=engine._parts.cost)
     for sequence in list(engine._queues.running.values()):
         plan.preempt(sequence.view)
     assert plan.preempted

@@ -11,11 +11,11 @@ from fastapi import APIRouter
 
 from maxserve.core.config import resolve
 from maxserve.core.config.catalog import without_secrets
-from maxserve.core.config.show import describe
 from maxserve.core.http.app import create_app
 from maxserve.core.http.health_gate import PROBES, HealthGate
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.commands.show import describe
 from maxserve.plugins.middleware.options import AccessOptions
 from maxserve.testing.middleware import middleware_stack
 from maxserve.testing.sections import built_in_sections

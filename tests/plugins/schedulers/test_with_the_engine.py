@@ -27,6 +27,7 @@ from maxserve.core.registry.entries import load_ref
 from maxserve.plugins.cache.paged import PagedCache
 from maxserve.plugins.schedulers import maxserve_schedulers
 from maxserve.plugins.schedulers.tts import Config
+from maxserve.scheduling import WorkCost
 
 VOCAB = 10
 INFO = ModelInfo(
@@ -129,6 +130,7 @@ def house(
                 cache=cache,
                 policy=load_ref(SCHEDULERS[scheduler].build)(SchedulerContext(limits=limits, sections={Config: tts})),
                 policy_name=scheduler,
+                cost=WorkCost(),
                 builder=stand_in,
                 runner=stand_in,
                 pipeline=stand_in,

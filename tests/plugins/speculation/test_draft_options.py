@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from maxserve.core.engine import draft_models
 from maxserve.core.interfaces.errors import ModelError, SettingsError
+from maxserve.core.loading import model_loader
 from maxserve.loading import Linear
 from maxserve.plugins.speculation.options import DraftFiles, DraftModel
 from maxserve.registry import Host
@@ -126,13 +126,13 @@ def test_cache_quantized(drafting: Drafting, tmp_path: Path) -> None:
 def test_what_files_are_found_by(drafting: Drafting, monkeypatch: pytest.MonkeyPatch, option: str, value: Any) -> None:
     """The target's own value is another one; what finders make of it is tested with them."""
     asked: list[Any] = []
-    resolve = draft_models.resolve_model
+    resolve = model_loader.resolve_model
 
     def noted(model: Any, *given: Any, **options: Any) -> Any:
         asked.append(getattr(model, option))
         return resolve(model, *given, **options)
 
-    monkeypatch.setattr(draft_models, "resolve_model", noted)
+    monkeypatch.setattr(model_loader, "resolve_model", noted)
     drafting(**{f"draft_{option}": value})
     assert asked
     assert set(asked) == {value}

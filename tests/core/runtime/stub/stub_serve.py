@@ -9,6 +9,7 @@ from maxserve.core.config import Settings
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.runtime import supervisor
 from maxserve.core.runtime.launch import serve
+from maxserve.plugins.commands.show import describe
 
 DIALECTS = ("openai", "anthropic", "sagemaker", "kserve", "embeddings", "audio", "rerank", "admin")
 OTHER_ROUTES = tuple(
@@ -25,7 +26,9 @@ def main(folder: str, engine: str, changes: str, grace: str) -> int:
     server = {"port": 0, "enable_routes": ["stub_routes"], **json.loads(changes)}
     settings = Settings.model_validate({"model": {"model_path": folder}, "server": server})
     host = PluginHost.discover(PluginOptions(plugin=("stub_routes",), no_plugin=OTHER_ROUTES), strict=True)
-    return serve(settings, host, engine=f"stub_engine:{engine}")
+    return serve(
+        settings, host, engine=f"stub_engine:{engine}", notes=describe(settings, sections=host.plugin_sections())
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 
-from maxserve.core.engine.work_cost import EVERY, GROWTH, Work, WorkCost
+from maxserve.interfaces.scheduler import Work
+from maxserve.plugins.schedulers.work_cost import EVERY, GROWTH, WorkCost
 
 BASE, TOKEN, CONTEXT, PAIR = 0.01, 4e-4, 1e-6, 7e-7
 DECODING = Work.of(np.arange(100, 106), np.arange(101, 107))
@@ -82,16 +80,17 @@ def test_a_machine_that_gets_slower_is_noticed() -> None:
     assert cost.seconds(works[-1]) == pytest.approx(3 * taken(works[-1]), rel=0.1)
 
 
-def step(*, decodes: bool = False, draws: bool = True) -> Any:
-    return SimpleNamespace(decodes=decodes, draws=[0] if draws else [])
-
-
 def test_steps_without_a_draw_and_those_behind_them_tell_nothing() -> None:
     cost = WorkCost()
-    assert [cost.wants(step(draws=draws), 1) for draws in (True, False, True, True)] == [True, False, False, True]
+    assert [cost.wants(1, draws=draws, decodes=False) for draws in (True, False, True, True)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_of_steps_that_only_decode_few_are_learned_from() -> None:
     cost = learned(DECODING, chunk(0, 100))
-    assert sum(cost.wants(step(decodes=True), number) for number in range(10 * EVERY)) == 10
-    assert all(cost.wants(step(), number) for number in range(EVERY))
+    assert sum(cost.wants(number, draws=True, decodes=True) for number in range(10 * EVERY)) == 10
+    assert all(cost.wants(number, draws=True, decodes=False) for number in range(EVERY))

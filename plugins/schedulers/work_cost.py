@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maxserve.interfaces.scheduler import Work
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.step import Step
+    from maxserve.interfaces.component import Context
 
 SIZES = 64  # sizes of steps that are remembered
 RECENT = 0.3  # weight of a new time among those of its size
@@ -30,29 +31,10 @@ GROWTH = 4  # no estimate is believed for more than so many times the tokens of 
 EVERY = 8  # of the steps that only decode, which are many and alike, one in so many is learned from
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a step computes: tokens, the tokens of context that are read, and the pairs that attention looks at."""
-
-    tokens: int = 0
-    context: int = 0
-    pairs: int = 0
-
-    @classmethod
-    def of(cls, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Work:
-        """Sequence i computes its tokens `starts[i]` … `stops[i]` - 1."""
-        counts = stops - starts
-        pairs = (counts * (starts + stops + 1)).sum() // 2
-        return cls(int(counts.sum()), int(stops.sum()), int(pairs))
-
-    def __add__(self, other: Work) -> Work:
-        return Work(self.tokens + other.tokens, self.context + other.context, self.pairs + other.pairs)
-
-
 class WorkCost:
-    """What steps take. Until steps of several sizes were run, what they took is the base, and tokens cost little."""
+    """A StepCost. Until steps of several sizes were run, what they took is the base, and tokens cost little."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: Context | None = None) -> None:
         self._sizes: OrderedDict[tuple[int, int], NDArray[np.float64]] = OrderedDict()  # 1, T, C, P, seconds, when
         self._noted = 0
         self._fresh = 0  # noted since the parts were found
@@ -60,17 +42,13 @@ class WorkCost:
         self._parts: NDArray[np.float64] = np.zeros(4)
         self._known_before = True  # the last step drew, so nothing of it was left to the one after it
 
-    def wants(self, step: Step, number: int) -> bool:
-        """Whether to learn from this step.
-
-        What a step without a draw takes, a device tells with the next one's time: both say nothing.
-        """
-        known, self._known_before = self._known_before, len(step.draws) > 0
-        often = not step.decodes or len(self._sizes) < 2
-        return known and self._known_before and (often or number % EVERY == 0)
+    def wants(self, number: int, *, draws: bool, decodes: bool) -> bool:
+        """What a step without a draw takes, a device tells with the next one's time: both say nothing."""
+        known, self._known_before = self._known_before, draws
+        often = not decodes or len(self._sizes) < 2
+        return known and draws and (often or number % EVERY == 0)
 
     def learn(self, work: Work, seconds: float) -> None:
-        """Notes what a step took."""
         self._noted += 1
         self._fresh += 1
         self._largest = max(self._largest, work.tokens)
@@ -88,12 +66,10 @@ class WorkCost:
             self._sizes.popitem(last=False)
 
     def seconds(self, work: Work) -> float:
-        """About how long a step takes that computes this; 0 before any was run."""
         base, token, context, pair = self._found()
         return float(base + token * work.tokens + context * work.context + pair * work.pairs)
 
     def most(self, beside: Work, start: int, seconds: float) -> int:
-        """How many tokens of a sequence, after its first `start`, fit into a step of `seconds` with what is in it."""
         _, token, context, pair = self._found().tolist()
         left = seconds - self.seconds(beside + Work(context=start))
         believed = GROWTH * max(self._largest, beside.tokens)

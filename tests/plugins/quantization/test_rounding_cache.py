@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.rounding_cache import RoundingCache
+from maxserve.quantization import RoundingCache
 
 BY = "plugin 'gguf' (maxserve 1.0)"
 ROWS = torch.arange(64, dtype=torch.bfloat16).view(2, 32)

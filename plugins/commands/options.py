@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from maxserve.core.config.catalog import OptionSpec, catalog
-from maxserve.core.config.settings import PluginSection
-from maxserve.core.config.values import Choice, value_text
-from maxserve.core.registry.entries import nearest
+from maxserve.options import Choice, OptionSpec, PluginSection, catalog, value_text
+from maxserve.registry import nearest
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.build import rounding_of
-from maxserve.core.loading.quantization import rounding_to
-from maxserve.core.loading.rounding import Rounding, may_be_rounded
+from maxserve.core.loading.quantization import rounding_of, rounding_to
+from maxserve.core.loading.rounding import may_be_rounded
 from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.interfaces.quantization import RoundingContext
 from maxserve.loading import Embedding, ExactLinear, Linear
+from maxserve.quantization import WeightRounding
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Served, continuation
 from maxserve.testing.tiny_configs import tiny_config
@@ -165,7 +166,7 @@ def test_what_may_be_rounded() -> None:
 
 
 def test_the_log_says_how_far_off_the_weights_are(host: PluginHost, caplog: pytest.LogCaptureFixture) -> None:
-    rounding = Rounding("q8_0", rounding_to(host, "q8_0"))
+    rounding = WeightRounding(RoundingContext(encoding="q8_0", rounds=rounding_to(host, "q8_0"), by="gguf"))
     rounding.codes(torch.randn(4, 64, generator=torch.Generator().manual_seed(1)))
     with caplog.at_level("INFO"):
         rounding.say()
@@ -173,7 +174,7 @@ def test_the_log_says_how_far_off_the_weights_are(host: PluginHost, caplog: pyte
 
 
 def test_sizes_that_cannot_be_rounded_are_said(host: PluginHost, caplog: pytest.LogCaptureFixture) -> None:
-    rounding = Rounding("q4_0", rounding_to(host, "q4_0"))
+    rounding = WeightRounding(RoundingContext(encoding="q4_0", rounds=rounding_to(host, "q4_0"), by="gguf"))
     assert rounding.layout(64, 33) is None
     rounding.say()
     assert "no weight has a size that can be rounded to q4_0" in caplog.text
@@ -235,7 +236,9 @@ def test_what_another_version_of_a_plugin_rounded_is_rounded_again(host: PluginH
     (entry,) = (entry for entry in host.quantization_formats if "q8_0" in entry.component.rounds)
     weight = torch.randn(2, 64, generator=torch.Generator().manual_seed(2))
     for version, count in (("1.0", 1), ("1.0", 1), ("1.1", 2)):
-        one: Any = SimpleNamespace(quantization_formats=[replace(entry, version=version)], build=host.build)
+        one: Any = SimpleNamespace(
+            quantization_formats=[replace(entry, version=version)], build=host.build, load=host.load
+        )
         rounding = rounding_of(one, files)
         assert rounding is not None
         rounding.codes(weight)

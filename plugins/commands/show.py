@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maxserve.core.config.catalog import OptionSpec, catalog
-from maxserve.core.config.settings import PluginSection, Settings
-from maxserve.core.config.values import value_text
+from maxserve.options import OptionSpec, PluginSection, Settings, catalog, value_text
 
 MOST_PATHS = 5
 

@@ -11,16 +11,18 @@ from click.testing import CliRunner
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.options import (
+from maxserve.core.registry.host import PluginHost, PluginOptions
+from maxserve.plugins.commands.options import (
     GroupedCommand,
     SettingOption,
     engine_options,
     serve_options,
 )
-from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.sections import built_in_sections
 
-SPEC: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "options.json").read_text())
+SPEC: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[2] / "core" / "config" / "options.json").read_text()
+)
 
 SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
 

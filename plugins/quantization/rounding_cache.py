@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maxserve.core.interfaces.errors import ModelError
+from maxserve.interfaces.errors import ModelError
 
 _VERSION = 1  # of the entries
 _DIGEST = hashlib.sha256().digest_size

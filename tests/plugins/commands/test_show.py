@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from maxserve.core.config import PluginSection, Settings, resolve
 from maxserve.core.config.catalog import catalog
-from maxserve.core.config.show import abbreviated, describe
+from maxserve.plugins.commands.show import abbreviated, describe
 from maxserve.testing.sections import built_in_sections
 
 SHARED = [each for each in built_in_sections() if each.within]  # flat options of plugins that come with maxserve
