@@ -16,7 +16,7 @@ from typing import Any
 
 from maxserve.core.interfaces.errors import ModelError
 
-_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\0]{1,200}")
+_FILE_NAME = re.compile(r"((?!\.{1,2}/)[^/\0]{1,200}/)?(?!\.{1,2}$)[^/\0]{1,200}")  # in a folder, perhaps
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -71,6 +71,7 @@ def unpacked(contents: Mapping[str, bytes]) -> Path:
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             for name, content in contents.items():
+                (unfinished / name).parent.mkdir(exist_ok=True)
                 (unfinished / name).write_bytes(content)
             unfinished.rename(folder)
         except OSError as error:

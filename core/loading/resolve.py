@@ -133,6 +133,7 @@ class _Finder:
         self.model = model
         self.host = host
         self.companions: Mapping[str, Mapping[str, Any]] = {}  # once the location is found
+        self._own: dict[tuple[str, ...], Path | None] = {}  # folders, by weight files
         self._query = ModelQuery(
             progress=progress,
             revision=model.huggingface_model_revision,
@@ -212,8 +213,11 @@ class _Finder:
 
     def own_folder(self, weights: Sequence[str]) -> Path | None:
         """A folder with config and tokenizer that the weight files hold, if they do."""
-        files = model_files(self.host, weights)
-        return unpacked(files) if "config.json" in files else None
+        key = tuple(weights)
+        if key not in self._own:  # a vocabulary takes seconds to read
+            files = model_files(self.host, weights)
+            self._own[key] = unpacked(files) if "config.json" in files else None
+        return self._own[key]
 
     def _weight_file(self, entry: str, location: ModelLocation) -> str:
         """One --weight-path: a local file, org/repo/file, or a file beside the model's config."""

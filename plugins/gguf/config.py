@@ -20,7 +20,6 @@ _ENDS = ("eos", "eot", "eom")
 
 def config_of(container: Container, keys: Keys, family: Family) -> dict[str, Any]:
     """The content of config.json; ModelError naming the key that is missing."""
-    metadata = container.metadata
     embedding = container.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{container.path} has no token_embd.weight; is it the file of a whole model?")
@@ -28,10 +27,21 @@ def config_of(container: Container, keys: Keys, family: Family) -> dict[str, Any
         raise ModelError(f"{container.path}: it has {len(container.tensors)} tensors, too few for its block_count")
     if not keys.number("attention.head_count") or not keys.kv_heads:
         raise ModelError(f"{container.path}: its numbers of heads are 0; fetch it again")
-    base = {
+    base = _encoder(container, keys) if family.encoder else _decoder(container, keys)
+    own: dict[str, Any] = {
         "architectures": [family.model_class],
         "model_type": family.model_type,
         "vocab_size": embedding.shape[0],
+    }
+    given = {**own, **{key: value for key, value in base.items() if value is not None}, **family.config(keys)}
+    if any(place.type.name not in PLAIN for place in container.tensors.values()):
+        given["quantization_config"] = {"quant_method": "gguf", "encoding": encoding_of(container)}
+    return given
+
+
+def _decoder(container: Container, keys: Keys) -> dict[str, Any]:
+    """What config.json says of all models that generate texts."""
+    return {
         "hidden_size": keys.number("embedding_length"),
         "intermediate_size": keys.get("feed_forward_length") and keys.number("feed_forward_length"),
         "num_hidden_layers": keys.number("block_count") - keys.get("nextn_predict_layers", 0),
@@ -43,16 +53,67 @@ def config_of(container: Container, keys: Keys, family: Family) -> dict[str, Any
         "tie_word_embeddings": "output.weight" not in container.tensors,
         "attention_bias": "blk.0.attn_q.bias" in container.tensors,
         "mlp_bias": "blk.0.ffn_gate.bias" in container.tensors,
-        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "bos_token_id": container.metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": end_tokens(container),
         "rope_theta": keys.get("rope.freq_base", 10000.0),
         "rope_scaling": _scaling(container, keys),
         "torch_dtype": "float32",
     }
-    given = {**{key: value for key, value in base.items() if value is not None}, **family.config(keys)}
-    if any(place.type.name not in PLAIN for place in container.tensors.values()):
-        given["quantization_config"] = {"quant_method": "gguf", "encoding": encoding_of(container)}
-    return given
+
+
+def _encoder(container: Container, keys: Keys) -> dict[str, Any]:
+    """What config.json says of a BERT, and of a RoBERTa, whose positions before the first one are not in the file.
+
+    With a classifier it is a RoBERTa: BERT's own has a pooler in front, which files do not have.
+    """
+    tensors = container.tensors
+    shapes = {name: tensors[name].shape for name in ("position_embd.weight", "token_types.weight") if name in tensors}
+    kinds = shapes.get("token_types.weight", ())
+    made: dict[str, Any] = {
+        "hidden_size": keys.number("embedding_length"),
+        "intermediate_size": keys.number("feed_forward_length"),
+        "num_hidden_layers": keys.number("block_count"),
+        "num_attention_heads": keys.number("attention.head_count"),
+        "max_position_embeddings": shapes.get("position_embd.weight", (keys.number("context_length"),))[0],
+        "type_vocab_size": kinds[0] if len(kinds) == 2 else 1,
+        "layer_norm_eps": keys.get("attention.layer_norm_epsilon", 1e-12),
+        "torch_dtype": "float32",
+    }
+    if "cls.output.weight" not in tensors:
+        return made
+    if "cls.weight" not in tensors:
+        raise ModelError(
+            f"{container.path}: its classifier, cls.output, has no layer before it, cls, without which its scores are "
+            "others; use a checkpoint in safetensors"
+        )
+    before_first = -1  # RoBERTa's positions begin after the number of the pad token
+    labels = tensors["cls.output.weight"].shape[0]
+    return {
+        **made,
+        "architectures": ["RobertaForSequenceClassification"],
+        "model_type": "roberta",
+        "pad_token_id": before_first,
+        "num_labels": labels,
+    }
+
+
+# How vectors of tokens become one, by {architecture}.pooling_type: llama.cpp's llama_pooling_type.
+_POOLINGS = {1: "mean", 2: "cls", 3: "lasttoken"}
+
+
+def sentence_files(container: Container, keys: Keys) -> dict[str, Any]:
+    """What sentence-transformers keeps beside a model, by file name; empty where the file says nothing of pooling.
+
+    Files do not say whether vectors are normalized; llama.cpp's server always does so.
+    """
+    kind = keys.get("pooling_type")
+    if kind not in _POOLINGS or "cls.output.weight" in container.tensors:
+        return {}
+    module = "sentence_transformers.models."
+    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [{"idx": i, "path": path, "type": module + type} for i, (path, type) in enumerate(steps)]
+    pooling = {"word_embedding_dimension": keys.number("embedding_length"), "pooling_mode": _POOLINGS[kind]}
+    return {"modules.json": modules, "1_Pooling/config.json": pooling}
 
 
 def end_tokens(container: Container) -> list[int]:

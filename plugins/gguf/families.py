@@ -64,6 +64,29 @@ _LLAMA4 = {
     **{f"ffn_{part}_shexp": f"feed_forward.shared_expert.{part}_proj" for part in _SHARED_EXPERTS},
     "ffn_gate_inp": "feed_forward.router",
 }
+_ENCODER = {
+    "attn_q": "attention.self.query",
+    "attn_k": "attention.self.key",
+    "attn_v": "attention.self.value",
+    "attn_output": "attention.output.dense",
+    "attn_output_norm": "attention.output.LayerNorm",
+    "ffn_up": "intermediate.dense",
+    "ffn_down": "output.dense",
+    "layer_output_norm": "output.LayerNorm",
+}
+OUTER = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output.weight": "lm_head.weight",
+    "output_norm.weight": "model.norm.weight",
+}
+_OUTER_OF_ENCODERS = {
+    "token_embd.weight": "embeddings.word_embeddings.weight",
+    "position_embd.weight": "embeddings.position_embeddings.weight",
+    "token_types.weight": "embeddings.token_type_embeddings.weight",
+    **{f"token_embd_norm.{kind}": f"embeddings.LayerNorm.{kind}" for kind in ("weight", "bias")},
+    **{f"cls.{kind}": f"classifier.dense.{kind}" for kind in ("weight", "bias")},
+    **{f"cls.output.{kind}": f"classifier.out_proj.{kind}" for kind in ("weight", "bias")},
+}
 _SIGMOID = 2  # of {a}.expert_gating_func: gguf-py, ExpertGatingFuncType
 
 
@@ -113,6 +136,9 @@ class Family:
 
     `metadata(config)` is the other way: keys beside those of all families, of the content of config.json with all of
     its defaults. `one_table`: llama.cpp takes the table of such models for their head, and no head beside it.
+
+    `encoder`: tokens see their whole text, and config.json is BERT's. `outer` are the tensors of no layer, `layers` is
+    what stands in front of a layer's number.
     """
 
     model_class: str
@@ -125,6 +151,9 @@ class Family:
     alternating: bool = False
     one_table: bool = False
     transposed: bool = False
+    encoder: bool = False
+    outer: Mapping[str, str] = field(default_factory=lambda: OUTER)
+    layers: str = "model.layers."
 
 
 def _window(keys: Keys, pattern: int) -> dict[str, Any]:
@@ -374,6 +403,14 @@ _DEEPSEEK3 = replace(
 )
 _FAMILIES = {
     "llama": _LLAMA,
+    "bert": Family(
+        model_class="BertModel",
+        model_type="bert",
+        names=_ENCODER,
+        encoder=True,
+        outer=_OUTER_OF_ENCODERS,
+        layers="encoder.layer.",
+    ),
     "llama4": Family(
         model_class="Llama4ForCausalLM",
         model_type="llama4_text",
@@ -440,7 +477,7 @@ _FAMILIES = {
 }
 # What a class of models is written as; Mistral is Llama where it has no windows.
 _WRITTEN = {
-    **{family.model_class: (architecture, family) for architecture, family in _FAMILIES.items()},
+    **{each.model_class: (architecture, each) for architecture, each in _FAMILIES.items() if not each.encoder},
     "DeepseekV3ForCausalLM": ("deepseek2", _DEEPSEEK3),
     "MistralForCausalLM": ("llama", _LLAMA),
     "MixtralForCausalLM": ("llama", _MIXTRAL_FAMILY),

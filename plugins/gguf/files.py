@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.weight_format import ReadsTensor, WeightQuery
-from maxserve.plugins.gguf.config import config_of, end_tokens, sampling_of
+from maxserve.plugins.gguf.config import config_of, end_tokens, sampling_of, sentence_files
 from maxserve.plugins.gguf.container import Container, TensorPlace, read_container
 from maxserve.plugins.gguf.families import family_of, keys_of
 from maxserve.plugins.gguf.model import Source, sources_of
@@ -77,6 +77,7 @@ class Gguf:
             "generation_config.json": generation,
             "tokenizer.json": tokenizer_of(container),
             "tokenizer_config.json": tokenizer_config_of(container),
+            **sentence_files(container, keys),
         }
         return {name: json.dumps(content, ensure_ascii=False).encode() for name, content in contents.items()}
 

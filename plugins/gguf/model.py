@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 Arrange: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 Shape: TypeAlias = tuple[int, ...]
 
-OUTER = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output.weight": "lm_head.weight",
-    "output_norm.weight": "model.norm.weight",
-}
 _PAIRED = ("ffn_gate_exps", "ffn_up_exps")
 _LATENT = ("attn_k_b", "attn_v_b")
 # Factors of rotary frequencies: they go into config.json.
@@ -109,11 +104,14 @@ def _named(name: str, place: TensorPlace, container: Container, keys: Keys, fami
     parts = name.split(".")
     if name in ROPE_FACTORS:
         return {}
-    if name in OUTER:
-        return {OUTER[name]: Source(places=(place,), arrange=_arranged(OUTER[name], place, keys, family))}
+    outer = family.outer.get(name)
+    if outer is not None:
+        if name == "token_types.weight" and len(place.shape) == 1:  # of one kind of part
+            place = replace(place, shape=(1, *place.shape))
+        return {outer: Source(places=(place,), arrange=_arranged(outer, place, keys, family))}
     if len(parts) != 4 or parts[0] != "blk" or not parts[1].isdigit():
         return None
-    layer = f"model.layers.{int(parts[1])}."
+    layer = f"{family.layers}{int(parts[1])}."
     _check_stack(name, place, container, keys)
     if family.alternating and parts[2] in _PAIRED:
         return _alternating(parts, layer, container)

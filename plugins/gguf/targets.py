@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.quantization import PlainCheckpoint
-from maxserve.plugins.gguf.families import Family
-from maxserve.plugins.gguf.model import OUTER
+from maxserve.plugins.gguf.families import OUTER, Family
 from maxserve.plugins.gguf.types import BY_NAME, PLAIN, PLAIN_ENCODINGS, TensorType, rounded_type
 from maxserve.plugins.gguf.writer import NewTensor
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.gguf.container import Container
-from maxserve.plugins.gguf.words import begins_by_default, cuts_of, is_composed, keeps_whole_words
+from maxserve.plugins.gguf.encoder_tokenizers import pieces_of_words, text_template, unigrams, word_pieces
+from maxserve.plugins.gguf.words import OF_ENCODERS, begins_by_default, cuts_of, is_composed, keeps_whole_words
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
 _SPACE = "\u2581"
@@ -27,7 +29,7 @@ def tokenizer_of(container: Container) -> dict[str, Any]:
     whole = metadata.get("tokenizer.huggingface.json")
     if isinstance(whole, str):
         return _parsed(container, whole)
-    tokens = _strings(container, "tokens")
+    tokens = _tokens(container)
     kind = metadata.get("tokenizer.ggml.model")
     if kind == "gpt2":
         made = _byte_level(container, tokens)
@@ -36,18 +38,27 @@ def tokenizer_of(container: Container) -> dict[str, Any]:
         made = _with_spaces(container, tokens, _scored_merges(container, tokens, vocabulary))
     elif kind == "gemma4":
         made = _with_spaces(container, tokens, _listed_merges(container, _vocabulary(container, tokens)))
+    elif kind == "bert":
+        made = word_pieces(container, tokens)
+    elif kind == "t5":
+        made = unigrams(container, tokens)
     else:
         raise ModelError(
-            f"{container.path}: tokenizer.ggml.model {kind!r:.80} is not read, only gpt2, llama and gemma4; give the "
-            "folder or repository of the model's own tokenizer with --model, and this file with --weight-path"
+            f"{container.path}: tokenizer.ggml.model {kind!r:.80} is not read, only gpt2, llama, gemma4, bert and t5; "
+            "give the folder or repository of the model's own tokenizer with --model, and this file with --weight-path"
         )
     base = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": _added(metadata, tokens)}
-    return {**base, **made, "post_processor": _post_processor(container, tokens)}
+    encodes = kind in ("bert", "t5") or metadata.get("tokenizer.ggml.pre") in OF_ENCODERS
+    return {
+        **base,
+        **made,
+        "post_processor": text_template(metadata, tokens) if encodes else _post_processor(container, tokens),
+    }
 
 
 def tokenizer_config_of(container: Container) -> dict[str, Any]:
     """The content of tokenizer_config.json."""
-    metadata, tokens = container.metadata, _strings(container, "tokens")
+    metadata, tokens = container.metadata, _tokens(container)
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     for name, key in SPECIAL.items():
         id = metadata.get(f"tokenizer.ggml.{key}_token_id")
@@ -77,6 +88,12 @@ def _parsed(container: Container, text: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{container.path}: tokenizer.huggingface.json is no JSON object")
     return content
+
+
+def _tokens(container: Container) -> list[str]:
+    """The tokens as tokenizer.json has them."""
+    tokens = _strings(container, "tokens")
+    return pieces_of_words(container, tokens) if container.metadata.get("tokenizer.ggml.model") == "bert" else tokens
 
 
 def _strings(container: Container, key: str) -> list[str]:
@@ -132,7 +149,7 @@ def _listed_merges(container: Container, vocabulary: Mapping[str, int]) -> list[
     ]
 
 
-def _with_spaces(container: Container, tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> dict[str, Any]:
+def _with_spaces(container: Container, tokens: Sequence[str], merges: Sequence[Sequence[str] | str]) -> dict[str, Any]:
     """SentencePiece's byte pair encoding: spaces are letters, and what is no token is bytes."""
     vocabulary = _vocabulary(container, tokens)
     prefix = bool(container.metadata.get("tokenizer.ggml.add_space_prefix", True))
@@ -150,23 +167,34 @@ def _with_spaces(container: Container, tokens: Sequence[str], merges: Sequence[S
     }
 
 
-def _scored_merges(container: Container, tokens: Sequence[str], vocabulary: Mapping[str, int]) -> list[list[str]]:
-    """All ways in which two tokens make a third, the best score of that first."""
+def _scored_merges(container: Container, tokens: Sequence[str], vocabulary: Mapping[str, int]) -> list[str]:
+    """All ways in which two tokens make a third, as "first second", the best score of that first.
+
+    Texts, as lists of half a million pairs take the collector of garbage as long as all else.
+    """
     scores = container.metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
         raise ModelError(f"{container.path} has no tokenizer.ggml.scores of its {len(tokens)} tokens; fetch it again")
-    found: list[tuple[float, int, int, str, str]] = []
-    for token, score in zip(tokens, scores, strict=True):
-        for cut in range(1, len(token)):
-            first, second = token[:cut], token[cut:]
-            if first in vocabulary and second in vocabulary:
-                found.append((score, len(first), len(second), first, second))
-    found.sort(key=lambda merge: merge[:3], reverse=True)
-    return [[first, second] for *_, first, second in found]
+    merges: list[str] = []
+    for _, ids in groupby(sorted(range(len(tokens)), key=scores.__getitem__, reverse=True), key=scores.__getitem__):
+        made = [merge for id in ids for merge in _cut_in_two(tokens[id], vocabulary)]
+        made.sort(key=lambda merge: (len(merge[0]), len(merge[1])), reverse=True)
+        merges += [f"{first} {second}" for first, second in made]
+    return merges
+
+
+def _cut_in_two(token: str, vocabulary: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """The two tokens that a token is made of, in all ways; none of those with a space, which no text has by then."""
+    if " " in token:
+        return
+    for cut in range(1, len(token)):
+        first, second = token[:cut], token[cut:]
+        if first in vocabulary and second in vocabulary:
+            yield first, second
 
 
 def _model(
-    vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], *, ignore_merges: bool = False
+    vocabulary: Mapping[str, int], merges: Sequence[Sequence[str] | str], *, ignore_merges: bool = False
 ) -> dict[str, Any]:
     return {
         "type": "BPE",

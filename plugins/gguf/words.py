@@ -45,6 +45,11 @@ _TEKKEN = rf"{_FRONT}{_UPPER}*{_LOWER}+|{_FRONT}{_UPPER}+{_LOWER}*|\p{{N}}|{_SLA
 _GPT4O = (
     rf"{_FRONT}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_FRONT}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_SLASHES}"
 )
+_UPPER_NO_HAN, _LOWER_NO_HAN = (f"{letters[:-1]}&&[^\\p{{Han}}]]" for letters in (_UPPER, _LOWER))
+_KIMI_K2 = (
+    rf"\p{{Han}}+|{_FRONT}{_UPPER_NO_HAN}*{_LOWER_NO_HAN}+{_CONTRACTIONS}?|"
+    rf"{_FRONT}{_UPPER_NO_HAN}+{_LOWER_NO_HAN}*{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_REST}"
+)
 _DEEPSEEK3 = (
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
     " ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
@@ -82,6 +87,7 @@ def _by(*patterns: str) -> list[dict[str, Any]]:
 _CUTS: dict[tuple[str, ...], list[dict[str, Any]]] = {
     ("gpt-2", "phi-2", "mpt", "olmo", "exaone4", "trillion", "granite-docling"): [_WORDS],
     ("a.x-4.0", "mellum", "gigachat", "jais"): [_WORDS],
+    ("roberta-bpe",): [_WORDS],
     ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"): [_DIGITS, _WORDS],
     ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"): _by(_LLAMA3),
     ("smaug-bpe", "dbrx", "glm4", "chatglm-bpe", "glm5"): _by(_LLAMA3),
@@ -90,6 +96,7 @@ _CUTS: dict[tuple[str, ...], list[dict[str, Any]]] = {
     ),
     ("qwen35",): _by(_QWEN35),
     ("tekken",): _by(_TEKKEN),
+    ("kimi-k2",): _by(_KIMI_K2),
     ("gpt-4o", "llama4", "kanana2", "minimax-m2", "talkie"): _by(_GPT4O),
     ("deepseek-v3", "hunyuan-dense"): _by(r"\p{N}{1,3}", _HAN_KANA, _DEEPSEEK3),
     ("joyai-llm", "hy_v4"): _by(r"\p{N}{1,3}", _HAN_KANA, _DEEPSEEK3),
@@ -127,6 +134,7 @@ _BY_NAME = {name: cuts for names, cuts in _CUTS.items() for name in names}
 _WHOLE_WORDS = frozenset(
     {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"}
 )
+OF_ENCODERS = frozenset({"roberta-bpe"})  # which put tokens between two texts, too
 _COMPOSED = frozenset({"qwen2", "olmo", "stablelm2"})  # texts are brought into NFC first
 _BEGINS = _WHOLE_WORDS  # with a token of its own where the file does not say
 

@@ -18,13 +18,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_equal_files_lie_in_one_folder(home: Path) -> None:
-    folder = unpacked({"config.json": b"{}", "a.txt": b"x"})
+    folder = unpacked({"config.json": b"{}", "a.txt": b"x", "in/b.txt": b"y"})
     assert (folder / "config.json").read_bytes() == b"{}"
-    assert unpacked({"a.txt": b"x", "config.json": b"{}"}) == folder
+    assert (folder / "in" / "b.txt").read_bytes() == b"y"
+    assert unpacked({"a.txt": b"x", "in/b.txt": b"y", "config.json": b"{}"}) == folder
     assert list(home.iterdir()) == [folder]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/x", "a\0b", "x" * 300])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "./x", "a/..", "a/b/c", "/x", "a\0b", "x" * 300])
 def test_names_that_are_none_of_a_file_are_refused(name: str, home: Path) -> None:
     with pytest.raises(ModelError, match="is no name of a file of a model"):
         unpacked({"config.json": b"{}", name: b"x"})

@@ -225,7 +225,9 @@ def test_what_is_no_model_is_named(tiny: Path, host: PluginHost, tmp_path: Path)
         writer.close()
         return tmp_path / name
 
-    with pytest.raises(MaxserveError, match=r"architecture 'mamba' are not read from GGUF files; read are deepseek2"):
+    with pytest.raises(
+        MaxserveError, match=r"architecture 'mamba' are not read from GGUF files; read are bert, deepseek2"
+    ):
         Served(written("mamba.gguf", "mamba"), host)
     with pytest.raises(MaxserveError, match=r"is of general.type 'adapter', no model"):
         Served(written("adapter.gguf", "llama", general_type="adapter"), host)

@@ -202,6 +202,10 @@ CUT: dict[str, list[str]] = {
         " x+y=$",
         "3",
     ],
+    "kimi-k2": [
+        *("It's", " ", "123", "456", "7", " ", "\u4f60\u597d", "caf\u00e9", "\u3002", " Hello", "WORLD'LL", "...\n\n"),
+        *(" ", " x\u3072\u3089", "\u4f60"),
+    ],
     "superbpe": ["It's ", "1", "234", "567", " \uff01\u4f60\u597d\u3002d\u00e9j\u00e0 vu...\n\n  x+y=$", "3"],
 }
 
@@ -247,7 +251,7 @@ def test_a_tokenizer_that_lies_in_the_file_is_taken() -> None:
     [
         ({"pre": "no such"}, r"tokenizer.ggml.pre 'no such' is not known.*--model"),
         ({"pre": None}, r"tokenizer.ggml.pre 'default' is not known"),
-        ({"model": "t5"}, r"tokenizer.ggml.model 't5' is not read, only gpt2, llama and gemma4"),
+        ({"model": "rwkv"}, r"tokenizer.ggml.model 'rwkv' is not read, only gpt2, llama, gemma4, bert and t5"),
         ({"model": "llama"}, r"no tokenizer.ggml.scores"),
         ({"tokens": None}, r"has no tokenizer.ggml.tokens"),
         ({"tokens": ["a", "a"]}, r"are the same"),
