@@ -224,9 +224,10 @@ class Rounding(Protocol):
 
 
 class PlainCheckpoint(Protocol):
-    """A checkpoint that is not quantized: `config` is the content of config.json, `folder` has the tokenizer and what
-    else lies beside the weights, `tensors` are these by name."""
+    """A checkpoint that is not quantized: `name` is that of its repository or folder, `config` the content of
+    config.json, `folder` has the tokenizer and what else lies beside the weights, `tensors` are these by name."""
 
+    name: str
     config: Mapping[str, Any]
     folder: Path
     tensors: Mapping[str, TensorInfo]

@@ -49,8 +49,8 @@ def quantize_command(invocation: Invocation) -> click.Command:
             click.Option(["--force"], is_flag=True, help="Replace what is at OUT."),
         ],
         help="Round the weights of projections of the checkpoint IN, a folder or a repository, and write the model to "
-        "OUT, as `max serve --model IN --quantization-encoding` holds it: a folder or, in encodings of GGUF, a file "
-        "whose name ends with .gguf.",
+        "OUT, as `max serve --model IN --quantization-encoding` holds it: a folder or, in encodings of GGUF, where a "
+        "table that is the head is rounded, too, a file whose name ends with .gguf.",
     )
 
 
@@ -124,6 +124,7 @@ class Checkpoint:
         advance: Callable[[int], None],
     ) -> None:
         self._host = host
+        self.name = name_of(found.ref)
         self.config: Mapping[str, Any] = found.config
         self.folder = Path(found.path)
         self.tensors: Mapping[str, TensorInfo] = {name: info for file in files for name, info in file.tensors.items()}
@@ -153,6 +154,14 @@ class Checkpoint:
         fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
         by_layer = {key: getattr(spec, key) for key in ("cache_layers", "layer_ropes") if hasattr(spec, key)}
         return {key: value for key, value in (fields | by_layer).items() if key not in _BY_LAYER}
+
+
+def name_of(ref: str) -> str:
+    """What a model is called: the last part of a repository's name, or of the path of a folder or a file."""
+    path = Path(ref).expanduser()
+    if path.exists():
+        return path.resolve().stem if path.is_file() else path.resolve().name
+    return ref.partition(":")[0].rpartition("/")[2]
 
 
 # Fields that stand in others by layer; and the ends of answers, which are named in several files.

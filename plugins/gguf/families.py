@@ -135,7 +135,7 @@ class Family:
     experts that are not packed are [experts, inputs, outputs] in one tensor, with gate and up one after the other.
 
     `metadata(config)` is the other way: keys beside those of all families, of the content of config.json with all of
-    its defaults. `one_table`: llama.cpp takes the table of such models for their head, and no head beside it.
+    its defaults.
 
     `encoder`: tokens see their whole text, and config.json is BERT's. `outer` are the tensors of no layer, `layers` is
     what stands in front of a layer's number.
@@ -149,7 +149,6 @@ class Family:
     pairs: bool = False
     offset: bool = False
     alternating: bool = False
-    one_table: bool = False
     transposed: bool = False
     encoder: bool = False
     outer: Mapping[str, str] = field(default_factory=lambda: OUTER)
@@ -432,7 +431,6 @@ _FAMILIES = {
         config=_gemma2,
         metadata=_gemma_metadata,
         offset=True,
-        one_table=True,
     ),
     "gemma3": Family(
         model_class="Gemma3ForCausalLM",

@@ -141,14 +141,9 @@ class Planner:
         }
 
     def _settle_head(self) -> None:
-        """A head that is the table has rows of its own where these are rounded, as it has when that is loaded."""
-        tied = HEAD not in self._sources or self.given.get("tie_word_embeddings", False)
-        if not tied:
-            return
-        if self.family.one_table or self.encoding in PLAIN_ENCODINGS:
+        """A head that is the table is not written again."""
+        if self.given.get("tie_word_embeddings", False):
             self._sources.pop(HEAD, None)
-        else:
-            self._sources[HEAD] = self._sources[TABLE]
 
     def _target(self, name: str) -> Target:
         if name in self._cut:
@@ -182,14 +177,21 @@ class Planner:
         own = BY_NAME[stored]
         if part in _UNROUNDED:
             return own, ""
-        if name == TABLE and not self.family.one_table and self.encoding not in PLAIN_ENCODINGS:
-            return own, ""
+        if name == TABLE and self.encoding not in PLAIN_ENCODINGS:
+            return self._table_type(shape[-1]) or own, ""
         type = rounded_type(self.encoding, shape[-1])
         if type is None:
             return own, f"rows of {shape[-1]} values are no whole blocks"
         if type.name.lower() != self.encoding and self.encoding not in PLAIN_ENCODINGS:
             return type, f"rows of {shape[-1]} values are no whole blocks of 256"
         return type, ""
+
+    def _table_type(self, inputs: int) -> TensorType | None:
+        """That of a table which is the head, too, as llama-quantize has it: an error there is one of each logit. Others
+        are only looked up in, which costs no time, and stay as they are."""
+        if HEAD in self._sources:
+            return None
+        return rounded_type("q8_0" if self.encoding == "q8_0" else "q6_k", inputs)
 
     def _read(self, name: str, sources: Sequence[str]) -> Iterator[torch.Tensor]:
         part = name.split(".")[-2]

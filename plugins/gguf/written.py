@@ -29,7 +29,7 @@ def write_file(checkpoint: PlainCheckpoint, path: Path, encoding: str) -> Sequen
     vocabulary = vocabulary_of(checkpoint.folder, rows, _ends(checkpoint))
     metadata = {
         **model_metadata(architecture, family, given, encoding),
-        "general.name": checkpoint.folder.resolve().name,
+        "general.name": checkpoint.name,
         **_sampling(checkpoint),
         **vocabulary.metadata,
     }

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.interfaces.errors import ModelError, UsageError
-from maxserve.plugins.commands.quantize import Checkpoint, run
+from maxserve.plugins.commands.quantize import Checkpoint, name_of, run
 from maxserve.plugins.gguf import rounding
 from maxserve.plugins.gguf.files import Gguf
 from maxserve.plugins.gguf.types import BY_NAME
@@ -188,14 +188,14 @@ def named(family: Any) -> str:
     return "-".join([family.model_class, *([family.name] if family.name else [])])
 
 
-# Of which a layout each: fused, with experts in one tensor or in many, with a table that is the head.
-ROUNDED = [
-    family for family in FAMILIES if family.name == "tied" or family.model_class[:3] in ("Gem", "Phi", "Gpt", "Dee")
-]
+# Of which a layout each: fused, with experts in one tensor or in many.
+ROUNDED = [family for family in FAMILIES if family.model_class[:3] in ("Phi", "Gpt", "Dee")]
+# Whose table is the head, too.
+TIED = [family for family in FAMILIES if family.name == "tied" or family.model_class.startswith("Gemma")]
 
 
 @pytest.mark.compiler
-@pytest.mark.parametrize("family", [f for f in ROUNDED if f.model_class != "Gemma2ForCausalLM"], ids=named)
+@pytest.mark.parametrize("family", ROUNDED, ids=named)
 def test_what_is_written_is_served_as_what_is_rounded_while_it_is_loaded(
     family: Family, host: PluginHost, tmp_path: Path
 ) -> None:
@@ -215,8 +215,8 @@ def test_plain_weights_are_the_model_again(family: Family, host: PluginHost, tmp
     compare(tmp_path / "model.gguf", model, host)
 
 
-def compare(file: Path, model: Any, host: PluginHost) -> None:
-    expected, answer = continuation(model, PROMPT, 8), Served(file, host).answers([PROMPT], 8)[0]
+def compare(file: Path, model: Any, host: PluginHost, tokens: int = 8) -> None:
+    expected, answer = continuation(model, PROMPT, tokens), Served(file, host).answers([PROMPT], tokens)[0]
     assert answer.error is None
     assert answer.tokens == expected.tokens
     assert max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True)) < 1e-4
@@ -314,15 +314,70 @@ def test_rows_of_no_whole_blocks_have_another_type_that_is_named(host: PluginHos
     assert (types["blk.0.ffn_down.weight"], types["blk.0.attn_q.weight"]) == ("F32", "Q5_0")
 
 
-def test_a_table_that_is_the_head_is_rounded_with_it_where_llama_cpp_has_no_other(
-    host: PluginHost, tmp_path: Path
+# Encodings, and widths of the model, with what llama-quantize makes of a table that is the head, too.
+TABLES = [
+    ("q4_k", 256, "Q6_K"),
+    ("q4_0", 256, "Q6_K"),
+    ("q5_1", 96, "Q8_0"),
+    ("q8_0", 256, "Q8_0"),
+    ("q6_k", 40, "F32"),
+]
+
+
+@pytest.mark.parametrize(("encoding", "width", "type"), TABLES)
+def test_a_table_that_is_the_head_is_rounded_as_llama_cpp_does(
+    encoding: str, width: int, type: str, host: PluginHost, tmp_path: Path
 ) -> None:
-    family = next(family for family in FAMILIES if family.model_class == "Gemma2ForCausalLM")
-    saved(tmp_path / "plain", family)
-    run(host, str(tmp_path / "plain"), tmp_path / "model.gguf", "q4_k", force=False)
+    saved(tmp_path / "plain", TIED[0], hidden_size=width)
+    run(host, str(tmp_path / "plain"), tmp_path / "model.gguf", encoding, force=False)
     types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "model.gguf").tensors}
-    assert types["token_embd.weight"] == "Q4_K"
+    assert types["token_embd.weight"] == type
     assert "output.weight" not in types
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("family", TIED, ids=named)
+def test_a_model_with_a_rounded_table_is_that_of_its_decoded_weights(
+    family: Family, host: PluginHost, tmp_path: Path
+) -> None:
+    """For 64 tokens, which windows of 16 leave behind; the norms of Gemma are larger by one in the file."""
+    model = saved(tmp_path / "plain", family)
+    run(host, str(tmp_path / "plain"), tmp_path / "model.gguf", "q4_k", force=False)
+    tensors = GGUFReader(tmp_path / "model.gguf").tensors
+    values = {each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in tensors}
+    architecture = next(
+        number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == ARCHITECTURES[family.model_class]
+    )
+    names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            new = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            assert new is not None
+            rows = torch.from_numpy(values[new].copy()).view(parameter.shape)
+            if name.endswith(("q_proj.weight", "k_proj.weight")) and family.name == "tied":
+                rows = rows.view(-1, rows.shape[0] // heads_of(model, name) // 2, 2, rows.shape[1]).transpose(1, 2)
+            offset = 1.0 if family.name != "tied" and "norm" in name else 0.0
+            parameter.copy_(rows.reshape(parameter.shape) - offset)
+    compare(tmp_path / "model.gguf", model, host, tokens=64)
+
+
+ARCHITECTURES = {"LlamaForCausalLM": "llama", "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3"}
+
+
+def heads_of(model: Any, name: str) -> int:
+    config = model.config
+    return int(config.num_attention_heads if "q_proj" in name else config.num_key_value_heads)
+
+
+def test_the_name_is_that_of_the_folder_or_of_the_repository(host: PluginHost, tmp_path: Path) -> None:
+    saved(tmp_path / "Tiny-1", FAMILIES[0])
+    run(host, str(tmp_path / "Tiny-1"), tmp_path / "model.gguf", "float32", force=False)
+    assert GGUFReader(tmp_path / "model.gguf").fields["general.name"].contents() == "Tiny-1"
+    assert [name_of(ref) for ref in ("org/Some-1B", "org/Some-1B:Q4_K_M", str(tmp_path / "model.gguf"))] == [
+        "Some-1B",
+        "Some-1B",
+        "model",
+    ]
 
 
 def test_a_plain_gguf_file_is_a_checkpoint_too(host: PluginHost, tmp_path: Path) -> None:
