@@ -82,6 +82,8 @@ class KeepsOutputs(Protocol):
     Where `compile_stack` gives another, there are as many calls as there are such layers, and one more.
     """
 
+    def __call__(self, x: torch.Tensor, steps: Sequence[StepContext]) -> torch.Tensor: ...
+
     def keeping(
         self, x: torch.Tensor, steps: Sequence[StepContext], layers: Sequence[int]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
