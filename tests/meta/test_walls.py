@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from maxserve.core import hookspecs
 from maxserve.core.registry.kinds import KINDS
 
+ROOT = Path(__file__).parents[2]
 PUBLIC = ("maxserve.interfaces", "maxserve.layers", "maxserve.http", "maxserve.text", "maxserve.loading")
 PUBLIC_TOO = ("maxserve.config", "maxserve.registry", "maxserve.runtime", "maxserve.options")
 OF_PLUGINS = ("maxserve.speculation", "maxserve.quantization", "maxserve.scheduling", "maxserve.vision")
@@ -70,6 +72,20 @@ def test_plugins_import_public_names_only(modules: dict[str, Path]) -> None:
         if module.startswith("maxserve") and not _public(module, (*PUBLIC, *PUBLIC_TOO, *OF_PLUGINS, *OWN.values()))
     ]
     assert guilty == []
+
+
+def test_plugins_use_of_others_what_the_page_lists(modules: dict[str, Path]) -> None:
+    section = (ROOT / "docs/structure.md").read_text(encoding="utf-8").partition("## What plugins use of each other")[2]
+    listed = tuple(re.findall(r"`(maxserve\.plugins\.[a-z_.]+)`", section))
+    used = {
+        (name, module)
+        for name, file in modules.items()
+        if name.startswith("maxserve.plugins.")
+        for module in imports(name, file, modules)
+        if module.startswith("maxserve.plugins.") and module.split(".")[2] != name.split(".")[2]
+    }
+    assert listed
+    assert sorted(f"{name}: {module}" for name, module in used if not _public(module, listed)) == []
 
 
 def test_interfaces_know_no_host_and_no_settings(modules: dict[str, Path]) -> None:
