@@ -1,7 +1,7 @@
 """Every hook there is. A plugin implements the ones it needs with `@hookimpl`.
 
 Each hook is called once per process, at start, and answers "what do you offer?" with declarations from
-`maxserve.interfaces`. None is called while requests are served. docs/hooks.md has an example of each.
+`maxserve.interfaces`. None is called while requests are served.
 """
 
 from __future__ import annotations
@@ -52,13 +52,19 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def maxserve_config() -> Iterable[ConfigSection]:
-    """The plugin's own settings."""
+    """The plugin's own settings.
+
+    Example: ``yield ConfigSection(name="shortest-first", schema=Config)``
+    """
     return ()
 
 
 @hookspec
 def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
-    """Adds subcommands to `max`; replacing an existing one is an error."""
+    """Adds subcommands to `max`; replacing an existing one is an error.
+
+    Example: ``cli.add_command(my_command)``
+    """
 
 
 # --- when the host starts, in the API process and in every worker ---------------------------------------------
@@ -66,113 +72,170 @@ def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
 
 @hookspec
 def maxserve_architectures() -> Iterable[Architecture]:
-    """Model families."""
+    """Model families.
+
+    Example: ``yield Architecture(name="AcmeForCausalLM", build="acme.model:Model")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_engines() -> Iterable[Engine]:
-    """What serves models of further tasks."""
+    """What serves models of further tasks.
+
+    Example: ``yield Engine(name="acme", tasks=("classification",), build="acme.engine:build")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_cache_strategies() -> Iterable[CacheStrategy]:
-    """Keepers of keys and values."""
+    """Keepers of keys and values.
+
+    Example: ``yield CacheStrategy(name="hits-per-token", build="acme.cache:build")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_eviction_policies() -> Iterable[EvictionPolicy]:
-    """Orders in which cached prefixes go when pages run out."""
+    """Orders in which cached prefixes go when pages run out.
+
+    Example: ``yield EvictionPolicy(name="pinned-last", build="acme.eviction:PinnedLast")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_cache_formats() -> Iterable[CacheFormat]:
-    """Forms in which keys and values are stored."""
+    """Forms in which keys and values are stored.
+
+    Example: ``yield CacheFormat(name="int4", build="acme.int4:Int4")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_schedulers() -> Iterable[Scheduler]:
-    """Policies that decide who runs in a step."""
+    """Policies that decide who runs in a step.
+
+    Example: ``yield Scheduler(name="shortest-first", build="acme.policy:ShortestFirst")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_samplers() -> Iterable[Sampler]:
-    """Logit transforms requests can ask for."""
+    """Logit transforms requests can ask for.
+
+    Example: ``yield Sampler(name="min_p", params="acme:MinP", build="acme.min_p:build")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_attention_backends() -> Iterable[AttentionBackend]:
-    """Ways to attend over the cache."""
+    """Ways to attend over the cache.
+
+    Example: ``yield AttentionBackend(name="torch", build="acme.attention:Paged", devices=("cpu",))``
+    """
     return ()
 
 
 @hookspec
 def maxserve_linear_methods() -> Iterable[LinearMethod]:
-    """Ways to store weights and to multiply by them."""
+    """Ways to store weights and to multiply by them.
+
+    Example: ``yield LinearMethod(name="packed", build="acme.linear:Packed", devices=("cpu",))``
+    """
     return ()
 
 
 @hookspec
 def maxserve_adapters() -> Iterable[Adapter]:
-    """Ways to adapt a model to requests."""
+    """Ways to adapt a model to requests.
+
+    Example: ``yield Adapter(name="acme", build="acme.adapters:Table")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_weight_formats() -> Iterable[WeightFormat]:
-    """Formats of the files that hold weights."""
+    """Formats of the files that hold weights.
+
+    Example: ``yield WeightFormat(name="acme", build="acme.files:Format", suffixes=(".acme",))``
+    """
     return ()
 
 
 @hookspec
 def maxserve_quantization_formats() -> Iterable[QuantizationFormat]:
-    """Formats in which checkpoints hold quantized weights."""
+    """Formats in which checkpoints hold quantized weights.
+
+    Example: ``yield QuantizationFormat(name="acme4", build="acme.format:Acme4")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_layer_compilers() -> Iterable[LayerCompiler]:
-    """Ways to make one call of a whole layer, or of all layers."""
+    """Ways to make one call of a whole layer, or of all layers.
+
+    Example: ``yield LayerCompiler(name="acme", build="acme.layers:Compiler", devices=("cuda",))``
+    """
     return ()
 
 
 @hookspec
 def maxserve_model_runners() -> Iterable[ModelRunner]:
-    """Ways to run a model on the inputs of a step."""
+    """Ways to run a model on the inputs of a step.
+
+    Example: ``yield ModelRunner(name="acme", build="acme.runner:Runner", devices=("cuda",))``
+    """
     return ()
 
 
 @hookspec
 def maxserve_speculators() -> Iterable[Speculator]:
-    """Speculative methods: who drafts tokens that the model then verifies."""
+    """Speculative methods: who drafts tokens that the model then verifies.
+
+    Example: ``yield Speculator(name="acme", build="acme.drafter:Drafter")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_grammar_backends() -> Iterable[GrammarBackend]:
-    """Ways to keep texts within a grammar."""
+    """Ways to keep texts within a grammar.
+
+    Example: ``yield GrammarBackend(name="acme", build="acme.grammar:Compiler", accepts=frozenset({"regex"}))``
+    """
     return ()
 
 
 @hookspec(firstresult=True)
 def maxserve_tokenizer(context: TokenizerContext) -> TokenizerFiles | None:
-    """What reads the tokenizer of a model; the first answer that is not None wins."""
+    """What reads the tokenizer of a model; the first answer that is not None wins.
+
+    Example: ``return Files(context.path) if Path(context.path, "acme.vocab").is_file() else None``
+    """
 
 
 @hookspec(firstresult=True)
 def maxserve_chat_template(context: ChatTemplateContext) -> ChatTemplate | None:
-    """What writes the prompts of a model's conversations; the first answer that is not None wins."""
+    """What writes the prompts of a model's conversations; the first answer that is not None wins.
+
+    Example: ``return Dialog() if "acme" in context.path else None``
+    """
 
 
 @hookspec
 def maxserve_process_start(process: ProcessInfo) -> None:
-    """Runs after the registries are filled, before any device is used; may raise to stop the start."""
+    """Runs after the registries are filled, before any device is used; may raise to stop the start.
+
+    Example: ``process.on_exit(close_my_file)``
+    """
 
 
 # --- in the API process only ----------------------------------------------------------------------------------
@@ -180,52 +243,79 @@ def maxserve_process_start(process: ProcessInfo) -> None:
 
 @hookspec
 def maxserve_executors() -> Iterable[Executor]:
-    """Where the worker of a model runs."""
+    """Where the worker of a model runs.
+
+    Example: ``yield Executor(name="acme", build="acme.executor:Launcher")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_http_servers() -> Iterable[HttpServer]:
-    """What speaks HTTP on the port."""
+    """What speaks HTTP on the port.
+
+    Example: ``yield HttpServer(name="acme", build="acme.server:Server")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_adapter_sources() -> Iterable[AdapterSource]:
-    """Where adapters are that requests name before they are loaded."""
+    """Where adapters are that requests name before they are loaded.
+
+    Example: ``yield AdapterSource(name="acme", build="acme.adapters:Shelf")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_middleware() -> Iterable[Middleware]:
-    """What every request passes before it comes to a route."""
+    """What every request passes before it comes to a route.
+
+    Example: ``yield Middleware(name="acme-login", build="acme.login:build", after=("access",))``
+    """
     return ()
 
 
 @hookspec
 def maxserve_routes() -> Iterable[Routes]:
-    """HTTP routes, served by default or when the operator names the plugin in `--enable-routes`."""
+    """HTTP routes, served by default or when the operator names the plugin in `--enable-routes`.
+
+    Example: ``yield Routes(name="acme", build="acme.http:router")``
+    """
     return ()
 
 
 @hookspec
 def maxserve_tool_parsers() -> Iterable[ToolParser]:
-    """Ways in which models write tool calls."""
+    """Ways in which models write tool calls.
+
+    Example: ``yield ToolParser(name="acme", build="acme.calls:Reader", markers=("<call>",))``
+    """
     return ()
 
 
 @hookspec
 def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
-    """Forms in which models mark their reasoning."""
+    """Forms in which models mark their reasoning.
+
+    Example: ``yield ReasoningParser(name="acme", build="acme.thoughts:Reader", markers=("<thought>",))``
+    """
     return ()
 
 
 @hookspec
 def maxserve_observers() -> Iterable[Observer]:
-    """Sinks of statistics."""
+    """Sinks of statistics.
+
+    Example: ``yield Observer(name="statsd", build="acme.statsd:Observer")``
+    """
     return ()
 
 
 @hookspec(firstresult=True)
 def maxserve_model_source(ref: str, query: ModelQuery) -> ModelSource | None:
-    """Resolves a model reference the plugin knows; the first answer that is not None wins."""
+    """Resolves a model reference the plugin knows; the first answer that is not None wins.
+
+    Example: ``return ModelSource(path="/models/acme") if ref == "acme/demo" else None``
+    """

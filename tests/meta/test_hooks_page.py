@@ -71,6 +71,11 @@ def test_example_is_a_plugin(parts: dict[str, str], name: str, plugin_folder: An
     assert plugin.hooks == (name,)
 
 
+@pytest.mark.parametrize("name", HOOKS)
+def test_hookspec_has_a_docstring_with_an_example(name: str) -> None:
+    assert "Example: ``" in (HOOKS[name].__doc__ or "")
+
+
 def test_every_hook_has_a_test(root: Path) -> None:
     tree = ast.parse((root / "tests" / "core" / "test_hooks.py").read_text(encoding="utf-8"))
     tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
