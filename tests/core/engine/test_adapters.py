@@ -44,7 +44,7 @@ def test_rows_without_an_adapter_stay_and_others_get_the_constant(plugin_host: A
     for parameter in model.parameters():
         parameter.data.normal_(generator=torch.Generator().manual_seed(0))
     plain = {name: module(x) for name, module in model.items()}
-    table = build_adapters(host, {}, model, WeightMap(), torch.float32, torch.float32, CPU)
+    table = build_adapters(host, {}, model, WeightMap(), torch.float32, torch.float32, CPU, "")
     assert table is not None
     adapt(model, table, step)
     for slot, constant in enumerate(ADAPTERS.values(), start=1):
@@ -108,7 +108,7 @@ def test_an_unknown_adapter_is_refused(plugin_host: Any, folder: Path) -> None:
 def test_two_tables_with_adapters_are_refused(plugin_host: Any) -> None:
     host = plugin_host(constant_adapters({"a": 1.0}), _renamed(constant_adapters({"b": 1.0})))
     with pytest.raises(SettingsError, match="both have adapters to serve"):
-        build_adapters(host, {}, torch.nn.ModuleDict(), WeightMap(), torch.float32, torch.float32, CPU)
+        build_adapters(host, {}, torch.nn.ModuleDict(), WeightMap(), torch.float32, torch.float32, CPU, "")
 
 
 def _renamed(plugin: Any) -> Any:
