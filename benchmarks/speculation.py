@@ -8,8 +8,9 @@ A method is a name of `--speculative-method`, with `:SHARE` for the acceptance o
 `:PATH` for the draft model of `standalone` or the head of `eagle`, and `/fixed` behind it for drafts of a fixed length;
 `suffix` keeps past answers, and `cascade` is `ngram` before `standalone`. Each row has the tokens per second of a
 method, in those of plain decoding: the median over rounds of the quotients of each round, the lowest and the highest.
-All take turns in each round. The demo answers questions that it was trained for, in groups of so many streams; other
-models, whose weights may be random, write texts of one length.
+All take turns in each round. So many streams are requests that are computed at once, of three times as many: when one
+is over the next begins. The demo answers questions that it was trained for; other models, whose weights may be random,
+write texts of one length.
 
 With `--same`, texts alone, 16 at once and 16 at once with pages for a few of them are compared with those of plain
 decoding, greedy and seeded.
@@ -70,24 +71,26 @@ def timed(llm: LLM, prompts: list[Any], params: dict[str, Any]) -> tuple[float, 
     return time.perf_counter() - begun, [completion.text for completion in found]
 
 
-def compare_speed(models: dict[str, LLM], streams: list[int], rounds: int, params: dict[str, Any], demo: bool) -> None:
-    for count in streams:
-        prompts = rendered(models["plain"], questions_of(2 * max(count, 8))) if demo else prompts_of(count)
-        took: dict[str, list[float]] = {name: [] for name in models}
-        texts: dict[str, list[str]] = {}
-        for round in range(rounds + 1):  # the first one is not counted
-            for name, llm in models.items():
-                begun = time.perf_counter()
-                texts[name] = batches(llm, prompts, count, params)
-                if round:
-                    took[name].append(time.perf_counter() - begun)
-        plain = took["plain"]
-        print(f"{count} streams, plain {statistics.median(plain):.2f} s for {len(prompts)} answers", end="")
-        for name in list(models)[1:]:
-            gains = [p / s for p, s in zip(plain, took[name], strict=True)]
-            same = "" if texts[name] == texts["plain"] else " (OTHER TEXTS)"
-            print(f", {name} {statistics.median(gains):.2f}x ({min(gains):.2f} to {max(gains):.2f}){same}", end="")
-        print(flush=True)
+def compare_speed(model: str | None, methods: list[str], count: int, rounds: int, params: dict[str, Any]) -> None:
+    """One row, for so many streams."""
+    options: dict[str, dict[str, Any]] = {"plain": {}, **{method: options_of(method) for method in methods}}
+    models = {name: LLM(model, max_batch_size=count, **own) for name, own in options.items()}
+    prompts = prompts_of(3 * count) if model else rendered(models["plain"], questions_of(max(3 * count, 16)))
+    took: dict[str, list[float]] = {name: [] for name in models}
+    texts: dict[str, list[str]] = {}
+    for round in range(rounds + 1):  # the first one is not counted
+        for name, llm in models.items():
+            seconds, texts[name] = timed(llm, prompts, params)
+            if round:
+                took[name].append(seconds)
+    plain = took["plain"]
+    print(f"{count} streams, plain {statistics.median(plain):.2f} s for {len(prompts)} answers", end="")
+    for name in list(models)[1:]:
+        gains = [p / s for p, s in zip(plain, took[name], strict=True)]
+        same = "" if texts[name] == texts["plain"] else " (OTHER TEXTS)"
+        print(f", {name} {statistics.median(gains):.2f}x ({min(gains):.2f} to {max(gains):.2f}){same}", end="")
+    print(flush=True)
+    report(models)
 
 
 def questions_of(count: int) -> list[str]:
@@ -158,11 +161,9 @@ def main() -> None:
     if chosen.same:
         compare_texts(chosen.model, methods, chosen.same, params)
         return
-    models = {"plain": LLM(chosen.model)}
-    models |= {method: LLM(chosen.model, **options_of(method)) for method in methods}
     params["temperature"] = 0.0
-    compare_speed(models, [int(count) for count in chosen.streams.split(",")], chosen.rounds, params, not chosen.model)
-    report(models)
+    for count in chosen.streams.split(","):
+        compare_speed(chosen.model, methods, int(count), chosen.rounds, params)
 
 
 if __name__ == "__main__":

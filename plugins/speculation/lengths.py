@@ -130,19 +130,31 @@ class StepCost:
 
 
 class DraftedCost:
-    """How many times as long steps with drafts take as their rows say: hosts have more to do, attention has less."""
+    """How many times as long steps with drafts take as their rows say: hosts have more to do, attention has less.
+
+    By how many sequences there are, and how many times as many rows; one pair alone is no proof.
+    """
 
     def __init__(self) -> None:
-        self._ratios: dict[int, deque[float]] = {}  # by rows
+        self._ratios: dict[int, dict[int, deque[float]]] = {}  # by the sizes that are nearest to sequences, and to rows
 
-    def add(self, rows: int, ratio: float) -> None:
-        self._ratios.setdefault(SIZES[_nearest(rows)], deque(maxlen=PAIRS)).append(ratio)
+    def add(self, sequences: int, rows: int, ratio: float) -> None:
+        known = self._ratios.setdefault(_nearest(sequences), {})
+        known.setdefault(_nearest(rows), deque(maxlen=PAIRS)).append(ratio)
 
-    def ratios(self, rows: Floats) -> Floats:
+    def ratios(self, sequences: int, rows: Floats) -> Floats:
         if not self._ratios:
             return np.ones_like(rows)
-        known = sorted(self._ratios)
-        return np.interp(rows, known, [statistics.median(self._ratios[size]) for size in known])
+        size = _nearest(sequences)
+        near = min(self._ratios, key=lambda other: abs(other - size))
+        known = {
+            each - near: statistics.median(found)
+            for each, found in self._ratios[near].items()
+            if each > near and len(found) > 1
+        }
+        steps = sorted(known)
+        found: Floats = np.interp(2 * np.log2(rows / sequences), [0, *steps], [1.0, *(known[step] for step in steps)])
+        return found
 
 
 def _nearest(rows: int) -> int:
@@ -258,7 +270,7 @@ class AdaptiveLengths:
             return
         plain, drafted = (before, step) if before.tried is None else (step, before)
         alone, there = self._cost.seconds(np.array([plain.rows, drafted.rows], dtype=np.float64)).tolist()
-        self._drafted.add(drafted.rows, drafted.seconds / plain.seconds * alone / there)
+        self._drafted.add(len(step.slots), drafted.rows, drafted.seconds / plain.seconds * alone / there)
 
     def learn_drafter(self, step: DraftedStep, slots: Ints, wanted: Ints, proposed: Ints, seconds: float) -> None:
         if not wanted.any():
@@ -326,7 +338,7 @@ class AdaptiveLengths:
     def _seconds_of_steps(self, rows: Floats) -> Floats:
         """What steps of so many rows take, with a drafter that follows them: the first without drafts, others with."""
         times = self._cost.seconds(rows)
-        times[1:] *= self._drafted.ratios(rows[1:])
+        times[1:] = np.maximum(times[1:] * self._drafted.ratios(int(rows[0]), rows[1:]), times[0])
         return times + self._seconds_of_following(rows)
 
     def _seconds_of_following(self, rows: Floats) -> Floats:
@@ -351,7 +363,7 @@ class AdaptiveLengths:
         record = self._record
         shares = record.share(slots, Record.STOOD, Record.LOOKED_AT)
         proposed = record.share(slots, Record.PROPOSED, Record.ASKED)
-        taken = self._taken(shares, proposed) if self._cost.known else np.ones(len(slots), dtype=np.int64)
+        taken = self._taken(shares, proposed) if self._cost.any else np.ones(len(slots), dtype=np.int64)
         changed = bool((record.depths[slots] != taken).any())
         record.depths[slots] = taken
         record.counts[slots[taken == 0]] *= FADING

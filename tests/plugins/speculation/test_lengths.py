@@ -154,7 +154,7 @@ def test_a_start_that_was_slow_is_no_excuse_for_drafts() -> None:
             run = simulated.run(None, None, rows)
             run.seconds *= factor
             simulated.lengths._learn(run)
-    assert simulated.speed(200) > 0.97
+    assert simulated.speed(400) > 0.97
 
 
 def test_a_size_that_was_measured_while_the_machine_was_away_is_no_excuse_for_drafts() -> None:
@@ -191,10 +191,13 @@ def test_one_whose_drafts_are_rare_is_asked_where_they_gain() -> None:
     assert simulated.asked > 250
 
 
-def test_without_times_each_has_one() -> None:
+def test_before_any_step_was_timed_each_has_one() -> None:
     simulated = Simulated([0.7] * 3, base=1.0, slope=0.1, measured=())
-    simulated.step()
-    assert simulated.drafts.tolist() == [1, 1, 1]
+    run = simulated.run(None, None, 3)
+    run.prompts = True
+    wanted = simulated.lengths.choose(run)
+    assert wanted is not None
+    assert wanted.tolist() == [1, 1, 1]
     assert simulated.speed() > 1.3
 
 
@@ -236,6 +239,18 @@ def test_a_start_that_was_slow_for_many_rows_is_corrected() -> None:
             run.seconds *= 4.0 if rows > 2 else 1.0
             simulated.lengths.choose(run)
     assert simulated.speed(1000) > 2.3
+
+
+def test_where_no_step_has_more_rows_at_the_start_drafts_show_what_they_cost() -> None:
+    """As with `--max-batch-size 1`."""
+    cheap = Simulated([0.8], base=1.0, slope=0.01, measured=(1,))
+    assert cheap.speed() > 2.8
+    assert cheap.lengths._record.depths.tolist() == [MOST]
+    dear = Simulated([0.8], base=0.1, slope=1.0, measured=(1,))
+    assert dear.speed() > 0.97
+    wrong = Simulated([0.0], base=1.0, slope=0.01, measured=(1,))
+    assert wrong.speed() > 0.98
+    assert wrong.asked < 60
 
 
 def test_times_by_rows() -> None:
