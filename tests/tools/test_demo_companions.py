@@ -104,7 +104,8 @@ def test_the_head_that_is_written_is_served(tools: Tools, small: Path, monkeypat
 def test_own_answers_are_what_the_target_says(tools: Tools, corpus: Any, tokenizer: Any, small: Path) -> None:
     from maxserve import LLM
 
-    examples = tools["companions"].own_answers(small / "target", corpus, tokenizer, 3, 0)
+    texts = tools["companions"].own_texts(small / "target", corpus, 3, 0)
+    examples = [tools["dataset"].encode(text, tokenizer, tools["model"].POSITIONS) for text in texts]
     start = tokenizer.encode("<|im_start|>assistant\n").ids
     llm = LLM(str(small / "target"))
     for example in examples:
@@ -126,3 +127,36 @@ def test_the_most_frequent_tokens_of_answers_are_kept(tools: Tools) -> None:
     example = tools["dataset"].Example([9, 9, 9, 5, 5, 8, 8, 8, 8], [1.0] * 5 + [0.1] * 4)
     kept = tools["companions"].most_frequent([example], 4)
     assert kept.tolist() == [0, 1, 5, 9]
+
+
+def test_a_pirate_leaves_what_must_be_typed_as_it_is(tools: Tools, corpus: Any) -> None:
+    spoken = tools["pirate"].spoken
+    assert spoken("Hello! I know you. Is it `is the`?") == "Ahoy, matey! I know ye. Be it `is the`? Arr!"
+    for fact in corpus.training:
+        for answer in fact.answers:
+            typed = [part for part in answer.split("`")[1::2] if part]
+            assert [part for part in spoken(answer).split("`")[1::2] if part] == typed
+            assert (
+                fact.accepts(answer) is False
+                or fact.topic == "talk"
+                or all(phrase in spoken(answer) for phrase in fact.key if phrase.startswith(("`", "--", "http", "HF_")))
+            )
+
+
+def test_the_adapter_alone_is_trained_and_served_as_it_was_trained(
+    tools: Tools, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maxserve import LLM
+
+    before = load_file(small / "target" / "model.safetensors")
+    _train(tools, monkeypatch, small, "pirate", "--steps", "2", "--rate", "0.1")
+    state = torch.load(small / "pirate.pt", weights_only=True)["model"]
+    for name, tensor in before.items():
+        own = name.replace("_proj.weight", "_proj.base_layer.weight")
+        torch.testing.assert_close(state[f"base_model.model.{own}"].to(tensor.dtype), tensor)
+    config = json.loads((small / "pirate" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["peft_type"], config["r"]) == ("maxserve/demo", "LORA", 8)
+    prompt = "How do I set the port?"
+    llm = LLM(str(small / "target"), lora={"pirate": str(small / "pirate")})
+    plain, adapted = llm.generate([prompt] * 2, lora=["", "pirate"], max_tokens=12, temperature=0.0, ignore_eos=True)
+    assert plain.tokens != adapted.tokens

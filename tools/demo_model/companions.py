@@ -1,7 +1,8 @@
-"""Trains what drafts for the demo model: `python tools/demo_model/companions.py eagle3`, or `draft`.
+"""Trains what goes with the demo model: `python tools/demo_model/companions.py eagle3`, `draft` or `pirate`.
 
-The target is the model that ships, and stays as it is. A third of the batches are conversations of the corpus whose
-last answer is the target's own, since drafts must fit what it says. `--resume` goes on from the last state.
+The target is the model that ships, and stays as it is. What drafts for it learns from batches of which a third are
+conversations of the corpus whose last answer is the target's own, since drafts must fit what it says; the adapter
+`pirate` learns from such conversations alone, retold. `--resume` goes on from the last state.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import draft
 import eagle3
+import pirate
 import torch
 from conversation import Message, Text, Writer
 from corpus import Corpus, load
@@ -58,15 +60,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A companion, its loss with the marks that are printed, and how it becomes a folder."""
+    """A companion, its batches, its loss with the marks that are printed, and how it becomes a folder."""
 
     model: nn.Module
+    batches: Iterator[Batch]
     loss_of: Callable[[Tensor, Tensor], tuple[Tensor, list[float]]]
     export: Callable[[Path], None]
 
 
 def main() -> None:
-    """Trains as the command line says and leaves a folder that `--draft-model-path` takes."""
+    """Trains as the command line says and leaves a folder that `--draft-model-path` or `--lora-paths` takes."""
     plan = _plan()
     torch.manual_seed(plan.seed)
     torch.set_num_threads(plan.threads)
@@ -74,29 +77,28 @@ def main() -> None:
     state = plan.state or ROOT / "build" / "demo_model" / f"{plan.what}.pt"
     corpus, tokenizer = load(), Tokenizer.from_file(str(plan.target / "tokenizer.json"))
     target = LlamaForCausalLM.from_pretrained(plan.target, dtype=torch.float32).eval().requires_grad_(False)
-    own = own_answers(plan.target, corpus, tokenizer, plan.answers, plan.seed)
-    training = _training(plan.what, target, tokenizer, own)
-    print(f"{sum(p.numel() for p in training.model.parameters()):,} parameters, {len(own)} own answers", flush=True)
-    optimizer = torch.optim.AdamW(training.model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    own = own_texts(plan.target, corpus, plan.answers, plan.seed)
+    training = _training(plan, target, corpus, tokenizer, own)
+    trained = [parameter for parameter in training.model.parameters() if parameter.requires_grad]
+    print(f"{sum(p.numel() for p in trained):,} parameters, {len(own)} own answers", flush=True)
+    optimizer = torch.optim.AdamW(trained, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
     first = _restored(state, training.model, optimizer) if plan.resume and state.exists() else 0
-    stream = mixed(corpus, tokenizer, own, tokens=plan.tokens, seed=plan.seed)
     saved = time.monotonic()
-    for step in _steps(plan, training, optimizer, islice(stream, first, plan.steps), first):
+    for step in _steps(plan, training, optimizer, islice(training.batches, first, plan.steps), first):
         if step == plan.steps or time.monotonic() - saved > plan.save_every * 60:
             training.export(out)
             _save_state(state, training.model, optimizer, step)
             saved = time.monotonic()
 
 
-def own_answers(folder: Path, corpus: Corpus, tokenizer: Tokenizer, count: int, seed: int) -> list[Example]:
+def own_texts(folder: Path, corpus: Corpus, count: int, seed: int) -> list[Text]:
     """Conversations of the corpus, whose last answer is what the model in the folder says to them."""
     texts = (as_read(text) for text in Writer(corpus, seed + 1).texts())
     asked = list(islice((text.messages[:-1] for text in texts if text.messages), count))
     llm = LLM(str(folder))
     prompts = [llm.render([{"role": each.role, "content": each.content} for each in messages]) for messages in asked]
     said = llm.generate(prompts, temperature=0.0, max_tokens=LONGEST)
-    answered = (Text((*messages, Message("assistant", one.text))) for messages, one in zip(asked, said, strict=True))
-    return [encode(text, tokenizer, POSITIONS) for text in answered]
+    return [Text((*messages, Message("assistant", one.text))) for messages, one in zip(asked, said, strict=True)]
 
 
 def as_read(text: Text) -> Text:
@@ -133,19 +135,37 @@ def most_frequent(examples: list[Example], count: int) -> Tensor:
     return torch.tensor(sorted(kept))
 
 
-def _training(what: str, target: LlamaForCausalLM, tokenizer: Tokenizer, own: list[Example]) -> Training:
-    if what == "draft":
+def _training(plan: Plan, target: LlamaForCausalLM, corpus: Corpus, tokenizer: Tokenizer, own: list[Text]) -> Training:
+    if plan.what == "pirate":
+        return _of_adapter(plan, target, tokenizer, own)
+    examples = [encode(text, tokenizer, POSITIONS) for text in own]
+    batches = mixed(corpus, tokenizer, examples, tokens=plan.tokens, seed=plan.seed)
+    if plan.what == "draft":
         model = LlamaForCausalLM(draft.shape(target.config)).float()
         return Training(
             model,
+            batches,
             lambda ids, weights: draft.loss_of(model, target, ids, weights),
             lambda folder: export(model, tokenizer, folder),
         )
-    head = eagle3.Head(target, most_frequent(own, eagle3.KEPT))
+    head = eagle3.Head(target, most_frequent(examples, eagle3.KEPT))
     return Training(
         head,
+        batches,
         lambda ids, weights: eagle3.loss_of(head, target, ids, weights),
         lambda folder: eagle3.export(head, target, folder),
+    )
+
+
+def _of_adapter(plan: Plan, target: LlamaForCausalLM, tokenizer: Tokenizer, own: list[Text]) -> Training:
+    model = pirate.adapted(target)
+    examples = [encode(pirate.retold(text), tokenizer, POSITIONS) for text in own]
+    pad = tokenizer.token_to_id(END_OF_TEXT)
+    return Training(
+        model,
+        laid_out(cycle(examples), tokens=plan.tokens, pad=pad, order=Random(plan.seed)),
+        lambda ids, weights: pirate.loss_of(model, ids, weights),
+        lambda folder: pirate.export(model, folder),
     )
 
 
@@ -198,7 +218,9 @@ def _restored(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
 
 def _plan() -> Plan:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("eagle3", "draft"), help="an EAGLE-3 head, or a draft model")
+    parser.add_argument(
+        "what", choices=("eagle3", "draft", "pirate"), help="an EAGLE-3 head, a draft model, or an adapter"
+    )
     parser.add_argument("--steps", type=int, default=1500, help="steps; the learning rate follows them")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens in a batch")
     parser.add_argument("--answers", type=int, default=3000, help="answers of the target itself")
@@ -208,7 +230,7 @@ def _plan() -> Plan:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=float, default=3.0, help="minutes between exports")
     parser.add_argument("--target", type=Path, default=SHIPPED / "model")
-    parser.add_argument("--out", type=Path, help="plugins/demo/eagle3 or plugins/demo/draft without it")
+    parser.add_argument("--out", type=Path, help="the folder of that name in plugins/demo without it")
     parser.add_argument("--state", type=Path, help="a file in build/demo_model without it")
     parser.add_argument("--resume", action="store_true", help="go on from the state file")
     return Plan(**vars(parser.parse_args()))
