@@ -389,12 +389,7 @@ class _Loaded:
         return all(made)
 
     def _create_rounded(
-        self,
-        name: str,
-        module: nn.Module,
-        method: BuiltLinearMethod | None,
-        rounding: Rounding,
-        layout: CodesLayout,
+        self, name: str, module: nn.Module, method: BuiltLinearMethod | None, rounding: Rounding, layout: CodesLayout
     ) -> bool:
         """Makes room for the codes of one projection, or of those of all experts; whether the method takes them."""
         if not isinstance(method, SupportsCodes):

@@ -252,7 +252,7 @@ class _Stack:
 
     def __call__(self, x: Tensor, contexts: Sequence[StepContext]) -> Tensor:
         """[T, inputs] to [T, dim]. Each layer has a context."""
-        return self.keeping(x, contexts, ())[0]
+        return self.keeping(x, contexts, [])[0]
 
     def keeping(self, x: Tensor, contexts: Sequence[StepContext], layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         """The same, and the outputs [T, dim] of some layers before the last one."""
@@ -269,7 +269,8 @@ class _Stack:
         tokens = x.shape[0]
         out = torch.empty(tokens, self._dim)
         kept = [torch.empty(tokens, self._dim) for _ in layers]
-        self._kept[list(layers)] = [each.data_ptr() for each in kept]
+        if layers:
+            self._kept[list(layers)] = [each.data_ptr() for each in kept]
         arena = self._arena.take((self._between + self._width) * tokens)
         self._library.ms_layers(
             self._listings,
@@ -283,7 +284,8 @@ class _Stack:
             tokens,
             self._programs[0].attention.step.sequences,
         )
-        self._kept[list(layers)] = 0
+        if layers:
+            self._kept[list(layers)] = 0
         self._arena.done(self._programs[-1].number)
         return out, kept
 

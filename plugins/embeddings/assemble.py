@@ -92,12 +92,12 @@ def _check_memory(context: EngineContext, module: torch.nn.Module, tokens: int, 
     weights = loader.weight_bytes(module)
     longest = max(tokens, spec.max_length)
     activations = activation_bytes(spec, tokens=longest, rows=0, itemsize=loader.compute.itemsize)
+    slots = f", slots of adapters {size_text(adapters)}" if adapters else ""
     log.info(
-        "memory: %s free on %s, weights %s, slots of adapters %s, activations %s (estimated); steps of %d tokens",
-        *(size_text(free), device.type, size_text(weights), size_text(adapters), size_text(activations), tokens),
+        "memory: %s free on %s, weights %s%s, activations %s (estimated); steps of %d tokens",
+        *(size_text(free), device.type, size_text(weights), slots, size_text(activations), tokens),
     )
     if weights + adapters + activations > usable:
-        slots = f", slots of adapters {size_text(adapters)}" if adapters else ""
         needed = f"weights {size_text(weights)}{slots} and activations {size_text(activations)}"
         raise ModelError(
             f"the model does not fit: {needed} need more than the {size_text(usable)} that may be used of the "

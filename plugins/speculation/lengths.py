@@ -47,7 +47,9 @@ GAIN = 1.05  # what drafts must promise: times are not exact
 PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
 TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
 TRIALS = 0.01  # part of the time that trials may take
+GIVEN_BACK = 0.5  # part of what a trial gains that may be taken for others: where drafts stand, more is worth knowing
 PLAIN = 64  # most steps with drafts after which one has none
+FARTHER = 8  # sizes beyond those that are known to take less, of which that is not believed
 PAIRS = 15  # of a step with drafts and one without, next to each other, of which the median counts
 TAKES = 0.25  # part of a step that a trial takes at least: times are not exact
 
@@ -69,7 +71,7 @@ class Lately:
             self.seconds += LOAD * (min(seconds, 2 * self.seconds) - self.seconds)
 
 
-class StepCost:
+class CostByRows:
     """The time of a step by its rows.
 
     How fast the machine is just now is one factor of all times, so that other work on it does not make
@@ -132,7 +134,8 @@ class StepCost:
 class DraftedCost:
     """How many times as long steps with drafts take as their rows say: hosts have more to do, attention has less.
 
-    By how many sequences there are, and how many times as many rows; one pair alone is no proof.
+    By how many sequences there are, and how many times as many rows. One pair alone is no proof that they take less,
+    and what some rows take less says little of many more.
     """
 
     def __init__(self) -> None:
@@ -142,19 +145,25 @@ class DraftedCost:
         known = self._ratios.setdefault(_nearest(sequences), {})
         known.setdefault(_nearest(rows), deque(maxlen=PAIRS)).append(ratio)
 
+    @property
+    def any(self) -> bool:
+        """Whether a step with drafts was compared with one without."""
+        return len(self._ratios) > 0
+
     def ratios(self, sequences: int, rows: Floats) -> Floats:
         if not self._ratios:
             return np.ones_like(rows)
         size = _nearest(sequences)
         near = min(self._ratios, key=lambda other: abs(other - size))
-        known = {
-            each - near: statistics.median(found)
-            for each, found in self._ratios[near].items()
-            if each > near and len(found) > 1
-        }
+        known = {0: 1.0}
+        for each, found in self._ratios[near].items():
+            if each > near and (len(found) > 1 or found[0] > 1.0):
+                known[each - near] = statistics.median(found)
+        last = max(known)
+        known[last + FARTHER] = max(known[last], 1.0)
         steps = sorted(known)
-        found: Floats = np.interp(2 * np.log2(rows / sequences), [0, *steps], [1.0, *(known[step] for step in steps)])
-        return found
+        times: Floats = np.interp(2 * np.log2(rows / sequences), steps, [known[step] for step in steps])
+        return times
 
 
 def _nearest(rows: int) -> int:
@@ -215,8 +224,8 @@ class AdaptiveLengths:
         self._measuring = False
         self._most = most = context.draft_tokens
         self._depths = np.arange(1, most + 1)
-        self._cost = StepCost()
-        self._following = StepCost()  # what the drafter takes by the rows of a step, whether drafts are wanted or not
+        self._cost = CostByRows()
+        self._following = CostByRows()  # what the drafter takes by the rows of a step, whether drafts are wanted or not
         self._asking: dict[int, dict[int, Lately]] = {}  # beyond that, by sequences and the most drafts of one
         self._drafted = DraftedCost()
         self._until_plain: dict[
@@ -228,6 +237,7 @@ class AdaptiveLengths:
         self._holds = self._held = 1  # steps for which the last decision holds, and for how many it was made
         self._allowed = 0.0  # seconds that trials may take
         self._latest = 0.0  # seconds of the last step
+        self._tried = 0.0  # seconds that the trial which runs is taken to cost
         self._deeper = False  # the step after one without drafts has more than are known to be worth it
         self._before: DraftedStep | None = None
 
@@ -240,7 +250,7 @@ class AdaptiveLengths:
         finally:
             self._measuring = False
             self._cost.doubt()
-            self._for, self._record = None, Record()
+            self._for, self._before, self._record = None, None, Record()
 
     def _learn(self, step: DraftedStep) -> None:
         """Notes what a step took, and which drafts stood in it."""
@@ -248,7 +258,7 @@ class AdaptiveLengths:
         if not step.prompts:
             if tried is None:
                 self._cost.add(step.rows, step.seconds)
-            self._allowed = min(self._allowed + TRIALS * step.seconds, step.seconds)
+            self._allowed = min(self._allowed + TRIALS * step.seconds + self._gained(step), step.seconds)
             self._latest = step.seconds
         if not self._measuring:
             self._learn_pair(step)
@@ -257,6 +267,14 @@ class AdaptiveLengths:
         had = tried > 0  # others may be new, and not entered yet
         looked_at = np.minimum(stood + 1, tried)  # none counts behind the first that did not stand
         self._record.add(step.slots[had], Record.STOOD, stood[had], Record.LOOKED_AT, looked_at[had])
+
+    def _gained(self, step: DraftedStep) -> float:
+        """Seconds that are given back for a trial: of what its tokens would have taken without drafts."""
+        tried, self._tried = self._tried, 0.0
+        if step.tried is None or step.stood is None or not tried:
+            return 0.0
+        alone = self._cost.seconds(np.array([len(step.slots)], dtype=np.float64)).item()
+        return min(tried, alone * float(step.stood.mean())) * GIVEN_BACK
 
     def _learn_pair(self, step: DraftedStep) -> None:
         """Notes what a step with drafts took beside one without that came before it or after: the machine was alike."""
@@ -333,6 +351,7 @@ class AdaptiveLengths:
         if self._allowed < min(takes, self._latest):
             return depths
         self._allowed -= takes
+        self._tried = takes
         return np.full(sequences, trial, dtype=np.int64)
 
     def _seconds_of_steps(self, rows: Floats) -> Floats:
@@ -364,6 +383,8 @@ class AdaptiveLengths:
         shares = record.share(slots, Record.STOOD, Record.LOOKED_AT)
         proposed = record.share(slots, Record.PROPOSED, Record.ASKED)
         taken = self._taken(shares, proposed) if self._cost.any else np.ones(len(slots), dtype=np.int64)
+        if not self._drafted.any:  # what steps with drafts cost is not known yet: the first have one each
+            taken = np.minimum(taken, 1)
         changed = bool((record.depths[slots] != taken).any())
         record.depths[slots] = taken
         record.counts[slots[taken == 0]] *= FADING

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +13,10 @@ import maxserve
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.testing.live import LiveServer
 from tests.conftest import ONE_THREAD
+from tests.local_hub import local_hub
 from tests.plugins.lora.conftest import Base
 
 PROMPT = "the quick brown fox"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REGISTRY = '''
 """A registry of adapters: a line for each, with its name and its folder."""
 
@@ -73,60 +69,12 @@ def base(model_folder: Callable[..., Path]) -> Base:
     return made
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The few answers that a download needs: the repository acme/sql has the files of a folder."""
-
-    folder: Path
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def _answer(self, body: bool) -> None:
-        path, files = self.path.partition("?")[0], {each.name: each.read_bytes() for each in self.folder.iterdir()}
-        if path.startswith("/api/models/acme/sql/revision/"):
-            siblings = [{"rfilename": name} for name in files]
-            self._send(json.dumps({"id": "acme/sql", "sha": COMMIT, "siblings": siblings}).encode(), body)
-        elif path.startswith("/api/models/acme/sql/tree/"):
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in files.items()
-            ]
-            self._send(json.dumps(tree).encode(), body)
-        elif path.startswith("/acme/sql/resolve/"):
-            data = files[path.rsplit("/", 1)[1]]
-            self._send(data, body, ETag=f'"{hashlib.sha1(data).hexdigest()}"', **{"X-Repo-Commit": COMMIT})
-        else:
-            self._send(b"", body, status=404, **{"X-Error-Code": "RepoNotFound"})
-
-    def _send(self, data: bytes, body: bool, status: int = 200, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def hub(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What a process has in its environment that finds the hub on this machine."""
-    handler = type("Acme", (Hub,), {"folder": base.adapters["hub"]})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    cache = str(tmp_path_factory.mktemp("hub"))
-    yield {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": cache, "HF_HUB_OFFLINE": "0"}
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    folder, cache = base.adapters["hub"], str(tmp_path_factory.mktemp("hub"))
+    with local_hub("acme/sql", lambda: {each.name: each.read_bytes() for each in folder.iterdir()}) as address:
+        yield {"HF_ENDPOINT": address, "HF_HOME": cache, "HF_HUB_OFFLINE": "0"}
 
 
 @pytest.fixture(scope="module")

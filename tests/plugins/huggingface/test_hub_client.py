@@ -2,62 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.plugins.huggingface.hub import HuggingFaceHub, patiently
+from tests.local_hub import local_hub
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"config.json": b'{"architectures": []}', "model.safetensors": b"w" * 5000, "README.md": b"no"}
-
-
-class Handler(BaseHTTPRequestHandler):
-    """The few answers that listing and downloading need; org/m is there, org/gated needs a token."""
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def _answer(self, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        if path.startswith("/api/models/org/m/revision/"):
-            siblings = [{"rfilename": name} for name in FILES]
-            self._send(json.dumps({"id": "org/m", "sha": COMMIT, "siblings": siblings}).encode(), body)
-        elif path.startswith("/api/models/org/m/tree/"):
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in FILES.items()
-            ]
-            self._send(json.dumps(tree).encode(), body)
-        elif path.startswith("/org/m/resolve/"):
-            data = FILES[path.rsplit("/", 1)[1]]
-            self._send(data, body, ETag=f'"{hashlib.sha1(data).hexdigest()}"', **{"X-Repo-Commit": COMMIT})
-        elif "/org/gated" in path:
-            self._send(b"", body, status=403, **{"X-Error-Code": "GatedRepo"})
-        else:
-            self._send(b"", body, status=404, **{"X-Error-Code": "RepoNotFound"})
-
-    def _send(self, data: bytes, body: bool, status: int = 200, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +22,8 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HuggingFaceHub]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield HuggingFaceHub(endpoint=f"http://127.0.0.1:{server.server_port}", cache=str(tmp_path / "cache"))
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with local_hub("org/m", lambda: FILES) as address:
+        yield HuggingFaceHub(endpoint=address, cache=str(tmp_path / "cache"))
 
 
 def test_lists_and_fetches(hub: HuggingFaceHub) -> None:

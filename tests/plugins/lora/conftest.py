@@ -87,7 +87,7 @@ def run(
 ) -> dict[str, Answer]:
     """Answers by id to requests (adapter, prompt), all in one batch.
 
-    After that many steps, if any, whoever runs loses what it has in the cache.
+    After that many steps, if any, the sequences that run are preempted: they lose their pages.
     """
     answers = {id: Answer() for id in requests}
     for id, (adapter, prompt) in requests.items():
