@@ -500,6 +500,7 @@ class Engine:
             batch_sizes=counters.batch_sizes.distribution(),
             adapters=self._adapters.use(),
             adapter_slots=self._adapters.slots,
+            adapters_loaded=len(self._adapters.sources),
         )
 
     def check(self) -> None:

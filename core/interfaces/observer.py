@@ -52,7 +52,7 @@ class StepStats:
     of prompts that steps computed and the tokens they generated, `batch_sizes` the sequences in them. `draft_tokens`
     were verified, in `drafts` groups of a sequence each, and of these `accepted_tokens` stood, `accepted_by_depth[j]`
     with j others before them. `adapters` are those with requests: name, how many run, how many wait; `adapter_slots` is
-    how many can be in use at once.
+    how many can be in use at once, `adapters_loaded` how many there are.
     """
 
     time: float
@@ -75,6 +75,7 @@ class StepStats:
     batch_sizes: Distribution = Distribution()
     adapters: tuple[tuple[str, int, int], ...] = ()
     adapter_slots: int = 0
+    adapters_loaded: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

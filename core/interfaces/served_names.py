@@ -44,6 +44,7 @@ class ServedNames:
         self._names = {info.name: self._own}
         self._offered: dict[str, ServedName] = {}
         self._loads: list[Callable[[str], Awaitable[None]]] = []
+        self._tracks: list[Callable[[str], None]] = []
         self._add_adapters(info)
 
     def __iter__(self) -> Iterator[ServedName]:
@@ -61,12 +62,13 @@ class ServedNames:
         found = self._names.get(name)
         if found is None:
             raise self.unknown(name)
+        self._track(found.adapter)
         return found
 
     def find(self, name: str) -> ServedName:
         """The same of a path, where the part of a name after its last slash will do."""
         short = [served for served in self._names.values() if served.name.rpartition("/")[2] == name]
-        return self._names[name] if name in self._names else short[0] if short else self.get(name)
+        return self.get(name if name in self._names or not short else short[0].name)
 
     def offer(self, served: ServedName) -> None:
         """Has a name listed that what `load_with` was given adds when it is asked for."""
@@ -79,10 +81,19 @@ class ServedNames:
         """
         self._loads.append(load)
 
+    def track_with(self, track: Callable[[str], None]) -> None:
+        """Has `track` called with each name of an adapter that a request asks for, in the task of the request."""
+        self._tracks.append(track)
+
+    def _track(self, name: str) -> None:
+        for track in self._tracks if name else ():
+            track(name)
+
     async def load(self, name: str | None) -> None:
         """Loads what has the name, if it is not served and something has it; before `get` or `find`."""
         if not name or name in self._names:
             return
+        self._track(name)
         for load in self._loads:
             await load(name)
             if name in self._names:
@@ -94,11 +105,11 @@ class ServedNames:
             raise ValueError(f"the name {served.name!r} is taken")
         self._names[served.name] = served
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str) -> ServedName:
         """One name less; requests under way go on. ValueError for the model's own name, and one that is not there."""
         if name == self._own.name or name not in self._names:
             raise ValueError(f"the name {name!r} cannot be removed: {self._listed()} are served")
-        del self._names[name]
+        return self._names.pop(name)
 
     def restore(self, info: ModelInfo) -> None:
         """A new worker serves this: its adapters are those of the info, whatever the one before had."""

@@ -260,6 +260,7 @@ class EncoderEngine:
             batch_sizes=self._counters.batch_sizes.distribution(),
             adapters=self._use(),
             adapter_slots=0 if self._pool is None else self._pool.slots,
+            adapters_loaded=0 if self._pool is None else len(self._pool.sources),
         )
 
     def _use(self) -> tuple[tuple[str, int, int], ...]:

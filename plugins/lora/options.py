@@ -56,3 +56,14 @@ class LoRAOptions:
     max_num_loras: Annotated[
         int, Option(used_by="adapters"), Field(description="Adapters that can be in use in one step.", ge=1)
     ] = 1
+    max_cpu_loras: Annotated[
+        int | None,
+        Option(used_by="adapters"),
+        Field(
+            description="Adapters that there may be in the memory of the host. For one more, the one that was asked "
+            "for longest ago is unloaded, of those that were loaded for a request and are not in use; adapters of "
+            "--lora-paths and of /v1/load_lora_adapter stay. Without it, 64 beside those of --lora-paths, or as many "
+            "as --max-num-loras if that is more.",
+            ge=1,
+        ),
+    ] = None

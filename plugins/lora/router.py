@@ -25,6 +25,7 @@ from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.threads import Threads
 from maxserve.plugins.api.common.unsupported import warnings_of
 from maxserve.plugins.lora.folders import NAMES, is_name, is_short, real_folder
+from maxserve.plugins.lora.loaded import LoadedAdapters, most_loaded
 from maxserve.plugins.lora.options import LoRAOptions
 
 log = logging.getLogger("maxserve.lora")
@@ -67,6 +68,9 @@ class Adapters:
             context.components, AdapterSourceContext(sections=context.sections, path=context.model.path)
         )
         self._threads = context.owned(Threads(FINDING, "adapter-source"))
+        self._in_memory = LoadedAdapters(context.names, most_loaded(self._options, len(context.model.adapters)))
+        self._room = asyncio.Lock()  # one after the other makes room
+        context.names.track_with(self._in_memory.track)
         context.names.load_with(self.first_use)
         for source in self._sources:
             for name in source.names() if isinstance(source, ListsAdapters) else ():
@@ -160,6 +164,43 @@ class Adapters:
         await asyncio.shield(task)
 
     async def _load(self, change: AdapterChange) -> None:
+        first_use = change.pinned is None
+        async with self._room:
+            if change.name not in self._in_memory:
+                await self._make_room(change.name, status=503 if first_use else 409)
+            self._in_memory.begin(change.name)
+        try:
+            await self._send_load(change)
+            self._in_memory.loaded(change.name, first_use=first_use)
+        finally:
+            self._in_memory.end(change.name)
+
+    async def _make_room(self, name: str, *, status: int) -> None:
+        """Has there be memory for one adapter more; RequestError where all that there are stay."""
+        memory = self._in_memory
+        for unused in memory.unused:
+            if memory.full and unused in memory.unused:  # as it was before others went
+                log.info("adapter %s makes room for %s, since %d may be in memory", unused, name, memory.most)
+                await self._evict(unused)
+        if memory.full:
+            raise RequestError(
+                f"there is no memory for the adapter {name!r}: --max-cpu-loras is {memory.most}, and the adapters that "
+                "are loaded are in use, or stay because they were loaded by name; try again later, unload one "
+                "(/v1/unload_lora_adapter), or raise --max-cpu-loras",
+                code="service_unavailable" if status == 503 else None,
+                status=status,
+            )
+
+    async def _evict(self, name: str) -> None:
+        """Unloads an adapter that no request uses. Who asks for it from now on has it loaded again."""
+        served = self._context.names.remove(name)
+        try:
+            await self._unload(AdapterChange(id=uuid4().hex, action="unload", name=name, wait=False))
+        except RequestError as error:  # a request uses it that began earlier
+            if error.status != 404 and name not in self._context.names:
+                self._context.names.add(served)
+
+    async def _send_load(self, change: AdapterChange) -> None:
         context, number = self._context, next(self._numbers)
         await context.engine.change_adapter(change)
         self._loaded[change.name] = number

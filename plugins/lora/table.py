@@ -51,9 +51,10 @@ class LoRATable:
         self.slots = options.max_num_loras if options.enable_lora else 0
         if not options.enable_lora and options != LoRAOptions():
             raise SettingsError(
-                "--lora-paths, --lora-dir, --lora-hub, --lora-target-modules, --max-lora-rank and --max-num-loras mean "
-                "nothing without --enable-lora; give that, too, or leave them out"
+                "--lora-paths, --lora-dir, --lora-hub, --lora-target-modules, --max-lora-rank, --max-num-loras and "
+                "--max-cpu-loras mean nothing without --enable-lora; give that, too, or leave them out"
             )
+        _check_most(options)
         for target in self._targets if options.enable_lora else ():
             if not any(_names(target, each) for each in context.projections.values()):
                 raise SettingsError(
@@ -259,6 +260,17 @@ class LoRATable:
         if largest > torch.finfo(dtype).max:
             raise ModelError(f"{name} has a factor of {largest:.3g}, more than {dtype} holds")
         return Packed(down.to(dtype), up.to(dtype))
+
+
+def _check_most(options: LoRAOptions) -> None:
+    """SettingsError where --max-cpu-loras is less than what must be in memory at once."""
+    most = options.max_cpu_loras
+    for option, due in (("--max-num-loras", options.max_num_loras), ("--lora-paths", len(options.lora_paths))):
+        if most is not None and most < due:
+            what = f"{option} is {due}" if option == "--max-num-loras" else f"{option} has {due}"
+            raise SettingsError(
+                f"--max-cpu-loras is {most} and {what}, all of which are in memory; raise the one or lower the other"
+            )
 
 
 def _names(target: str, projection: Projection, *, whole: bool = False) -> bool:

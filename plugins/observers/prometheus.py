@@ -32,7 +32,7 @@ class Prometheus:
         self._requests = RequestSeries(*families)
         self._responses = ResponseSeries(self._registry)
         self._steps = StepTallies(*families)
-        self._adapters = AdapterInfo(families[0])
+        self._adapters = AdapterInfo(*families)
         self._cache = CacheInfo(families[0], context.max_length)
         self._seen: dict[str, int] = {}
         self._latest: StepStats | None = None  # not in the series yet: who scrapes is rare, and steps are many

@@ -227,18 +227,20 @@ class CacheInfo:
 
 
 class AdapterInfo:
-    """vLLM's `lora_requests_info`: the adapters in use as labels, and since when; nothing without adapters."""
+    """How many adapters are in memory, and vLLM's `lora_requests_info`: those in use as labels, and since when."""
 
     LABELS = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
 
-    def __init__(self, vllm: Family) -> None:
+    def __init__(self, vllm: Family, ours: Family) -> None:
         self._gauge = Gauge(vllm.prefix + "lora_requests_info", "Adapters in use", self.LABELS, registry=vllm.registry)
+        self._loaded = ours.gauge("num_loaded_adapters", "Adapters in the memory of the host")
         self._shown: tuple[str, ...] = ()
 
     def show(self, stats: StepStats) -> None:
         """Tells who runs and who waits, by the name of the adapter."""
         if not stats.adapter_slots:
             return
+        self._loaded.set(stats.adapters_loaded)
         running = ",".join(name for name, running, _ in stats.adapters if running)
         waiting = ",".join(name for name, _, waiting in stats.adapters if waiting)
         labels = (str(stats.adapter_slots), running, waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -235,6 +236,60 @@ def test_a_broken_one_says_why_and_others_are_not_there(by_name: LiveServer) -> 
         assert answer.status_code == (400 if name == "team" else 404), answer.text
     assert set(names(by_name)) <= {"tiny", "team/first", "second"}
     assert text(by_name, "tiny", tokens=2)
+
+
+def test_memory_holds_so_many_and_texts_are_those_of_the_files(base: Base, tmp_path: Path) -> None:
+    """One that makes room and comes back has the file that is there then, also behind a prefix that was computed."""
+    for name in ("second", "third"):
+        shutil.copytree(base.adapters[name], tmp_path / name)
+    first = f"first={base.adapters['first']}"
+    lora = ("--enable-lora", "--lora-paths", first, "--lora-dir", str(tmp_path), "--max-cpu-loras", "2")
+    server = LiveServer("--model", str(base.folder), "--served-model-name", "tiny", *lora, env=ONE_THREAD)
+    expected = {name: alone(base, name) for name in ("first", "second", "third")}
+    try:
+        server.wait_ready()
+        for name in ("second", "third", "first", "second"):
+            assert text(server, name) == expected[name]
+            assert len(names(server)) <= 3
+        assert "maxserve_num_loaded_adapters{" in httpx.get(server.url + "/metrics").text
+        assert loaded(server) == 2
+        assert text(server, "third") == expected["third"]
+        shutil.copytree(base.adapters["third"], tmp_path / "second", dirs_exist_ok=True)
+        assert text(server, "second") == expected["third"], "what is there now"
+        with ThreadPoolExecutor(6) as threads:
+            asked = [(name, threads.submit(patient_text, server, name)) for name in ("third", "first", "second") * 6]
+            assert {(name, future.result()) for name, future in asked} == {
+                ("first", expected["first"]),
+                ("second", expected["third"]),
+                ("third", expected["third"]),
+            }
+        assert loaded(server) == 2
+        assert post(server, LOAD, lora_name="mine", lora_path="third").status_code == 200
+        full = post(server, LOAD, lora_name="yours", lora_path="third")
+        assert (full.status_code, "--max-cpu-loras is 2" in full.text) == (409, True)
+        assert post(server, "/v1/completions", model="second", prompt=PROMPT).status_code == 503
+        assert names(server) == {"tiny": None, "first": "tiny", "mine": "tiny"}
+        assert post(server, UNLOAD, lora_name="mine").status_code == 200
+        assert text(server, "second") == expected["third"]
+    finally:
+        assert server.stop() == 0
+
+
+def loaded(server: LiveServer) -> float:
+    lines = httpx.get(server.url + "/metrics").text.splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith("maxserve_num_loaded_adapters{"))
+
+
+def patient_text(server: LiveServer, model: str) -> str:
+    """As a client has it that asks again where there is no room now."""
+    body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+    for _ in range(500):
+        answer = post(server, "/v1/completions", **body)
+        if answer.status_code == 200:
+            return str(answer.json()["choices"][0]["text"])
+        assert (answer.status_code, "--max-cpu-loras" in answer.text) == (503, True), answer.text
+        time.sleep(0.02)
+    raise AssertionError(f"there was never room for {model}")
 
 
 def test_without_lora_there_is_none(server: LiveServer) -> None:

@@ -89,3 +89,15 @@ def test_generate_answers_with_an_adapter(base: Base, max_cli: Any) -> None:
     adapted = tokens("--lora", one)
     assert adapted != tokens()
     assert adapted == tokens("--enable-lora", "--lora-paths", f"x={one}", "--lora", "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"max_num_loras": 4}, "--max-cpu-loras is 1 and --max-num-loras is 4"),
+        ({"lora_paths": ("a=.", "b=.")}, "--max-cpu-loras is 1 and --lora-paths has 2"),
+    ],
+)
+def test_memory_for_fewer_than_must_be_there_is_refused(base: Base, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(SettingsError, match=match):
+        maxserve.LLM(str(base.folder), **{"enable_lora": True, "max_cpu_loras": 1, **options})

@@ -23,7 +23,8 @@ class Worker:
         self.open: dict[str, asyncio.Future[None]] = {}
 
     async def change_adapter(self, change: AdapterChange) -> None:
-        future = self.open[f"{change.action} {change.source}".strip()] = asyncio.get_running_loop().create_future()
+        what = change.source if change.action == "load" or change.wait else change.name
+        future = self.open[f"{change.action} {what}".strip()] = asyncio.get_running_loop().create_future()
         await future
 
     async def failed(self, change: str, error: Exception) -> None:
@@ -41,10 +42,11 @@ async def settled() -> None:
 
 
 class Server:
-    def __init__(self, *finders: Any) -> None:
-        info: Any = SimpleNamespace(name="tiny", path="/tiny", adapters=(), adapter_sources={})
+    def __init__(self, *finders: Any, most: int | None = None, initial: tuple[str, ...] = ()) -> None:
+        info: Any = SimpleNamespace(name="tiny", path="/tiny", adapters=initial, adapter_sources={})
         self.names, self.worker = ServedNames(info), Worker()
-        values = {LoRAOptions: LoRAOptions(), AnswerOptions: AnswerOptions()}  # paths as they are, of another plugin
+        lora = LoRAOptions(max_cpu_loras=most)  # paths as they are, of another plugin
+        values = {LoRAOptions: lora, AnswerOptions: AnswerOptions()}
         sources: Any = SimpleNamespace(of=lambda kind: range(len(finders)), build=lambda entry, context: finders[entry])
         context: Any = SimpleNamespace(
             model=info,
@@ -274,5 +276,117 @@ def test_what_a_source_lists_has_its_name_before_it_is_loaded_and_after_it_is_un
         assert [served.name for served in server.names] == ["tiny", "x"]
         with pytest.raises(RequestError, match="does not exist"):
             server.names.get("x")
+
+    asyncio.run(scenario())
+
+
+async def used(server: Server, name: str) -> None:
+    """A request that has its adapter loaded, and ends."""
+    task = await asked(server, name)
+    if server.worker.open:
+        await server.worker.made(f"load /{name}")
+    await task
+    server.names.get(name)
+    await settled()
+
+
+def test_one_that_no_request_uses_makes_room_for_the_next_the_longest_unused_first() -> None:
+    async def scenario() -> None:
+        server = Server(Shelf({name: f"/{name}" for name in "abcd"}), most=3, initial=("kept",))
+        for name in ("a", "b", "a"):
+            await asyncio.create_task(used(server, name))
+        third = await asked(server, "c")
+        await server.worker.made("unload b")
+        assert set(server.roots()) == {"kept", "a"}, "before another one is read"
+        await server.worker.made("load /c")
+        await third
+        assert set(server.roots()) == {"kept", "a", "c"}
+        await asyncio.create_task(used(server, "a"))
+        again = await asked(server, "b")
+        await server.worker.made("unload c")
+        await server.worker.made("load /b")
+        await again
+        assert set(server.roots()) == {"kept", "a", "b"}
+
+    asyncio.run(scenario())
+
+
+def test_one_in_use_stays_and_so_does_one_whose_request_is_still_being_prepared() -> None:
+    """The worker says which it has requests for; it has not heard of the others."""
+
+    async def scenario() -> None:
+        server = Server(Shelf({name: f"/{name}" for name in "abc"}), most=2)
+        goes = asyncio.Event()
+
+        async def slow(name: str) -> None:
+            await server.names.load(name)
+            server.names.get(name)
+            await goes.wait()
+
+        await asyncio.create_task(used(server, "a"))
+        preparing = asyncio.create_task(slow("a"))
+        await asyncio.create_task(used(server, "b"))
+        third = await asked(server, "c")
+        await server.worker.failed("unload b", RequestError("it is in use", status=409))
+        with pytest.raises(RequestError, match=r"'c': --max-cpu-loras is 2, .* or raise --max-cpu-loras") as raised:
+            await third
+        assert (raised.value.status, raised.value.param) == (503, "model")
+        assert set(server.roots()) == {"a", "b"}
+        goes.set()
+        await preparing
+        fourth = await asked(server, "c")
+        await server.worker.made("unload a")
+        await server.worker.made("load /c")
+        await fourth
+        assert set(server.roots()) == {"b", "c"}
+
+    asyncio.run(scenario())
+
+
+def test_those_that_were_named_stay_and_leave_no_room_to_more() -> None:
+    async def scenario() -> None:
+        server = Server(Shelf({"a": "/a"}), most=2, initial=("kept",))
+        await asyncio.create_task(used(server, "a"))
+        loading = asyncio.create_task(server.loading("/x"))
+        await settled()
+        await server.worker.made("unload a")
+        await server.worker.made("load /x")
+        await loading
+        with pytest.raises(RequestError, match=r"unload one \(/v1/unload_lora_adapter\)") as raised:
+            await server.loading("/y", "y")
+        assert raised.value.status == 409
+        again = asyncio.create_task(server.loading("/z", load_inplace=True))
+        await settled()
+        await server.worker.made("load /z")
+        await again
+        assert server.roots() == {"kept": "", "x": "z"}
+
+    asyncio.run(scenario())
+
+
+def test_many_first_requests_at_once_are_no_more_than_there_may_be() -> None:
+    async def scenario() -> None:
+        server = Server(Shelf({name: f"/{name}" for name in "abc"}), most=2)
+        tasks = [asyncio.create_task(server.names.load(name)) for name in "abc"]
+        while len(server.worker.open) < 2:
+            await asyncio.sleep(0.001)
+        for change in list(server.worker.open):
+            await server.worker.made(change)
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(each, RequestError) and each.status == 503 for each in done) == 1
+        assert len(server.roots()) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_one_takes_no_memory() -> None:
+    async def scenario() -> None:
+        server = Server(Shelf({"a": "/a", "b": "/b"}), most=1)
+        broken = await asked(server, "a")
+        await server.worker.failed("load /a", RequestError("it is broken"))
+        with pytest.raises(RequestError, match="it is broken"):
+            await broken
+        await asyncio.create_task(used(server, "b"))
+        assert server.roots() == {"b": "b"}
 
     asyncio.run(scenario())
