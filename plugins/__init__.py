@@ -19,6 +19,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.quantization", "maxserve.plugins.quantization"),
     ("builtin.cuda", "maxserve.plugins.cuda"),
     ("builtin.speculation", "maxserve.plugins.speculation"),
+    ("builtin.huggingface", "maxserve.plugins.huggingface"),  # of sources the last are asked first: it downloads
     ("builtin.lora", "maxserve.plugins.lora"),
     ("builtin.parsers", "maxserve.plugins.parsers"),
     ("builtin.grammar", "maxserve.plugins.grammar"),
@@ -38,6 +39,5 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.profiling", "maxserve.plugins.profiling"),
     ("builtin.console", "maxserve.plugins.console"),
     ("builtin.commands", "maxserve.plugins.commands"),
-    ("builtin.huggingface", "maxserve.plugins.huggingface"),
     ("builtin.demo", "maxserve.plugins.demo"),
 )

@@ -52,4 +52,4 @@ class ListsAdapters(Protocol):
 
 def adapter_sources(components: Components, context: AdapterSourceContext) -> list[FindsAdapters]:
     """Where adapters are looked for by name, the sources of the plugins that were registered last first."""
-    return [components.build(entry, context) for entry in reversed([*components.of(AdapterSource)])]
+    return [components.build(entry, context) for entry in components.of(AdapterSource).last_registered_first()]

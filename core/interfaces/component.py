@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -64,6 +64,10 @@ class Declarations(Protocol[D_co]):
         ...
 
     def names(self) -> tuple[str, ...]: ...
+    def last_registered_first(self) -> Sequence[Declaration[D_co]]:
+        """All of them, those of the operator's own plugins before what ships: the order in which to ask for answers."""
+        ...
+
     def __contains__(self, name: object) -> bool: ...
     def __iter__(self) -> Iterator[Declaration[D_co]]: ...
     def __len__(self) -> int: ...

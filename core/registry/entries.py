@@ -68,7 +68,8 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, entries: Iterable[Entry[T]] = ()) -> None:
         self.kind = kind
-        self._entries = {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.name)}
+        self._registered = tuple(entries)
+        self._entries = {entry.name: entry for entry in sorted(self._registered, key=lambda entry: entry.name)}
 
     def get(self, name: str) -> Entry[T]:
         """The entry called `name`; PluginError with what is near otherwise."""
@@ -79,6 +80,9 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._entries)
+
+    def last_registered_first(self) -> tuple[Entry[T], ...]:
+        return self._registered[::-1]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maxserve.interfaces.errors import ModelError, RequestError
-from maxserve.loading import read_object
+from maxserve.loading import is_repository, read_object
 from maxserve.plugins.lora.folders import real_file, real_folder
 from maxserve.plugins.lora.patterns import Matcher
 
@@ -142,8 +142,13 @@ def read_adapter(source: str, most: int = MOST_WEIGHTS) -> PeftFile:
         raise refused(source, str(error)) from error
 
 
-def refused(source: str, reason: str) -> RequestError:
-    return RequestError(f"the adapter {source[:200]!r} cannot be served: {reason[:600]}", param="lora_path")
+def refused(source: str, reason: str, base: str = "") -> RequestError:
+    """The error of an adapter that cannot be served; `base` is the model that it was trained for, where that is known.
+
+    Only names are told to clients: a path is one of the machine that it was trained on.
+    """
+    of_base = f" (of {base[:100]})" if is_repository(base) else ""
+    return RequestError(f"the adapter {source[:200]!r}{of_base} cannot be served: {reason[:600]}", param="lora_path")
 
 
 def read_scales(config: Mapping[str, Any]) -> Scales:

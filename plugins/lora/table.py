@@ -144,7 +144,7 @@ class LoRATable:
             self._check_tables(file.tables)
             packed = {name: self._packed(name, parts) for name, parts in self._by_projection(file).items()}
         except ModelError as error:
-            raise refused(source, str(error)) from error
+            raise refused(source, str(error), file.base) from error
         log.info("adapter %s: %d projections of %s", name, len(packed), file.base or "an unnamed base model")
         return packed
 

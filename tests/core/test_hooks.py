@@ -291,6 +291,8 @@ def maxserve_adapter_sources():
     yield maxserve.AdapterSource(name="acme", build=built("adapter_source"))
 """)
     assert host.build(host.of(AdapterSource).get("acme"), "context").given == "context"
+    asked = [entry.name for entry in host.of(AdapterSource).last_registered_first()]
+    assert asked == ["acme", "lora-dir", "huggingface"]
 
 
 def test_maxserve_middleware(load: Load) -> None:

@@ -39,6 +39,11 @@ def test_iterates_in_name_order() -> None:
     assert "unfair" not in registry
 
 
+def test_the_last_that_were_registered_come_first_where_that_is_asked_for() -> None:
+    registry = schedulers("tts", "continuous", "fair")
+    assert [each.name for each in registry.last_registered_first()] == ["fair", "continuous", "tts"]
+
+
 def test_get_gives_the_entry_with_its_provenance() -> None:
     found = schedulers("fair").get("fair")
     assert found.component.name == "fair"

@@ -366,6 +366,16 @@ def test_a_refusal_names_the_key(name: str, tmp_path: Path) -> None:
     assert raised.value.status == 400
 
 
+@pytest.mark.parametrize(("base", "told"), [("acme/large", " (of acme/large)"), ("/home/me/large", ""), (None, "")])
+def test_one_that_does_not_fit_says_which_model_it_is_for(base: str | None, told: str, tmp_path: Path) -> None:
+    """Where that is a name: a path is one of the machine that it was trained on."""
+    source = write(tmp_path / "a", factors("self_attn.q_proj", 32, 32), base_model_name_or_path=base)
+    with pytest.raises(RequestError) as raised:
+        TestLoRA().table().load("a", source)
+    reason = "the factors of model.layers.0.self_attn.q_proj are for a weight [32, 32]; the model has [64, 64] there"
+    assert str(raised.value) == f"the adapter {source!r}{told} cannot be served: {reason}"
+
+
 def test_a_folder_that_is_not_there_is_404(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as raised:
         read_adapter(no_folder(tmp_path))

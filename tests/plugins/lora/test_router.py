@@ -47,7 +47,8 @@ class Server:
         self.names, self.worker = ServedNames(info), Worker()
         lora = LoRAOptions(max_cpu_loras=most)  # paths as they are, of another plugin
         values = {LoRAOptions: lora, AnswerOptions: AnswerOptions()}
-        sources: Any = SimpleNamespace(of=lambda kind: range(len(finders)), build=lambda entry, context: finders[entry])
+        registered: Any = SimpleNamespace(last_registered_first=lambda: finders[::-1])
+        sources: Any = SimpleNamespace(of=lambda kind: registered, build=lambda entry, context: entry)
         context: Any = SimpleNamespace(
             model=info,
             names=self.names,
