@@ -157,7 +157,8 @@ class AdapterChange:
 
     `load` takes it from `source`; where another one has the name, that is an error, unless it is to `replace` it: then
     requests that have begun end with the old one. `unload` waits for the requests that use it, or is refused
-    while there are some. A `pinned` one keeps its slot; None leaves that to what was asked before.
+    while there are some. A `pinned` one keeps its slot; None: a request has it loaded, which leaves that to what was
+    asked before, and a new worker does not load it before another request does.
     """
 
     id: str

@@ -80,10 +80,8 @@ class WorkerClient:
         number = next(self._numbers)
         async for _ in self._answers(change.id, 0, ChangeAdapters(changes=(change,))):
             pass
-        before, latest = self._changes.get(change.name, (-1, change))
-        if change.pinned is None and latest.action == "load" and latest.source == change.source and before >= 0:
-            return  # a new worker is asked for what was asked for before
-        if number > before:
+        before, _ = self._changes.get(change.name, (-1, change))
+        if number > before and change.pinned is not None:  # a new worker is asked again for what requests have loaded
             self._changes[change.name] = number, change
             if change.action == "unload" and change.name not in (self._of_the_start or ()):
                 del self._changes[change.name]  # there is nothing to undo: a server may see any number of names

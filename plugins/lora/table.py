@@ -48,6 +48,7 @@ class LoRATable:
         self._most = options.max_lora_rank
         self._room = -(-options.max_lora_rank // RANKS) * RANKS
         self._targets = options.lora_target_modules
+        self._within = options.lora_dir
         self.slots = options.max_num_loras if options.enable_lora else 0
         if not options.enable_lora and options != LoRAOptions():
             raise SettingsError(
@@ -135,6 +136,9 @@ class LoRATable:
         return made
 
     def load(self, name: str, source: str) -> dict[str, Packed]:
+        """A source is a real path; with --lora-dir a link that has taken its place leads to no other folder."""
+        if self._within and os.path.realpath(source) != source:
+            source = real_folder(source, self._within)
         file = read_adapter(
             source,
             (self._most * self._values(self._context.projections.values()) + self._table_values()) * LARGEST_ITEM

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from safetensors.torch import save_file
 from maxserve.core.engine.adapters import locator_of
 from maxserve.core.interfaces.adapter import AdapterContext, Projection
 from maxserve.core.interfaces.architecture import TensorChange, WeightMap
+from maxserve.core.interfaces.errors import RequestError
 from maxserve.plugins.lora.options import LoRAOptions
 from maxserve.plugins.lora.table import LoRATable
 from maxserve.testing.adapter import in_slots
@@ -103,3 +106,38 @@ def test_rows_that_the_model_has_in_another_order_are_moved_in_the_projections_t
     for (name, correction), rows in zip(corrections.items(), up.split(4), strict=True):
         expected = x @ down.T @ (rows if name == "v_proj" else rows.flip(0)).T
         torch.testing.assert_close(correction(x, torch.zeros(2, 4), in_slots([1, 1])), expected)
+
+
+def test_a_link_in_the_place_of_an_adapter_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    """A new worker is given real paths that were found for the one before it."""
+    home, secret = tmp_path / "adapters", tmp_path / "secret"
+    tensors = {
+        "base_model.model.q.lora_A.weight": torch.ones(4, 6),
+        "base_model.model.q.lora_B.weight": torch.ones(6, 4),
+    }
+    for folder in (home / "sql", home / "other", secret):
+        folder.mkdir(parents=True)
+        save_file(tensors, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')
+    projections = {"q": Projection(name="q", inputs=6, outputs=6)}
+    options = LoRAOptions(enable_lora=True, lora_dir=str(home))
+    table = LoRATable(
+        AdapterContext(
+            sections={LoRAOptions: options},
+            compute=torch.float32,
+            rows=torch.float32,
+            device=torch.device("cpu"),
+            projections=projections,
+            locate=locator_of(projections, WeightMap()),
+        )
+    )
+    source = os.path.realpath(home / "sql")
+    assert table.load("sql", source)
+    shutil.rmtree(source)
+    (home / "sql").symlink_to(home / "other")
+    assert table.load("sql", source)
+    (home / "sql").unlink()
+    (home / "sql").symlink_to(secret)
+    with pytest.raises(RequestError, match="lies outside of the folder of --lora-dir"):
+        table.load("sql", source)
+    assert table.load("sql", os.path.realpath(secret)), "which the operator named, or a source found"
