@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from maxserve.core.interfaces.errors import RequestError
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["ServedName", "ServedNames"]
+
+NONE_LEFT_OUT: Mapping[str, RequestError] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class ServedNames:
         self._own = ServedName(name=info.name)
         self._names = {info.name: self._own}
         self._offered: dict[str, ServedName] = {}
+        self._left_out: dict[str, RequestError] = {}
         self._loads: list[Callable[[str], Awaitable[None]]] = []
         self._tracks: list[Callable[[str], None]] = []
         self._add_adapters(info)
@@ -93,6 +97,8 @@ class ServedNames:
         """Loads what has the name, if it is not served and something has it; before `get` or `find`."""
         if not name or name in self._names:
             return
+        if name in self._left_out:
+            raise self.unknown(name)
         self._track(name)
         for load in self._loads:
             await load(name)
@@ -103,6 +109,7 @@ class ServedNames:
         """One name more; ValueError when it is taken."""
         if served.name in self._names:
             raise ValueError(f"the name {served.name!r} is taken")
+        self._left_out.pop(served.name, None)
         self._names[served.name] = served
 
     def remove(self, name: str) -> ServedName:
@@ -111,8 +118,12 @@ class ServedNames:
             raise ValueError(f"the name {name!r} cannot be removed: {self._listed()} are served")
         return self._names.pop(name)
 
-    def restore(self, info: ModelInfo) -> None:
-        """A new worker serves this: its adapters are those of the info, whatever the one before had."""
+    def restore(self, info: ModelInfo, left_out: Mapping[str, RequestError] = NONE_LEFT_OUT) -> None:
+        """A new worker serves this: its adapters are those of the info, whatever the one before had.
+
+        `left_out` are answers to requests for adapters that it is not to have, by name.
+        """
+        self._left_out = dict(left_out)
         for served in self:
             if served.adapter and (served.adapter not in info.adapters or served.name == served.adapter):
                 self.remove(served.name)
@@ -126,6 +137,9 @@ class ServedNames:
 
     def unknown(self, name: str) -> RequestError:
         """What is answered for a name that is not served."""
+        if name in self._left_out:
+            error = self._left_out[name]
+            return RequestError(error.message, param=error.param, code=error.code, status=error.status)
         message = f"the model {name[:200]!r} does not exist; this server has {self._listed()}"
         return RequestError(message, param="model", code="model_not_found", status=404)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncGenerator, Collection
 from typing import Any, Protocol
 
 from maxserve.core.interfaces.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
 from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
+from maxserve.core.runtime.adapter_changes import AdapterChanges
 from maxserve.core.runtime.messages import (
     Abort,
     ChangeAdapters,
@@ -44,9 +44,7 @@ class WorkerClient:
         self._channel: Channel | None = None
         self._streams: dict[str, _Stream] = {}
         self._batch_size = 0
-        self._numbers = itertools.count()  # of changes, in the order in which they are sent
-        self._changes: dict[str, tuple[int, AdapterChange]] = {}  # by name: the latest one that was made
-        self._of_the_start: Collection[str] | None = None  # adapters that every worker begins with
+        self.adapters = AdapterChanges()
 
     @property
     def ready(self) -> bool:
@@ -69,31 +67,25 @@ class WorkerClient:
 
         QueueFullError, RequestError or WorkerDied at the first step; WorkerDied also later.
         """
-        return self._answers(request.id, 1, Submit(requests=(request,)))
+        return self._answers(request.id, 1, Submit(requests=(request,)), request.adapter)
 
     def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]:
         """Vectors of texts as they come; otherwise like `generate`. Every text counts as a request that is open."""
-        return self._answers(request.id, len(request.texts), Encode(requests=(request,)))
+        return self._answers(request.id, len(request.texts), Encode(requests=(request,)), request.adapter)
 
     async def change_adapter(self, change: AdapterChange) -> None:
         """Returns when the worker has made it; RequestError if it cannot be made."""
-        number = next(self._numbers)
-        async for _ in self._answers(change.id, 0, ChangeAdapters(changes=(change,))):
-            pass
-        before, _ = self._changes.get(change.name, (-1, change))
-        if number > before and change.pinned is not None:  # a new worker is asked again for what requests have loaded
-            self._changes[change.name] = number, change
-            if change.action == "unload" and change.name not in (self._of_the_start or ()):
-                del self._changes[change.name]  # there is nothing to undo: a server may see any number of names
+        number = self.adapters.begin(change)
+        try:
+            async for _ in self._answers(change.id, 0, ChangeAdapters(changes=(change,))):
+                pass
+        finally:
+            self.adapters.end(number)
+        self.adapters.made(number, change)
 
-    @property
-    def changes(self) -> tuple[AdapterChange, ...]:
-        """The latest change of each adapter that is not as at the start, for a new worker."""
-        return tuple(change for _, change in self._changes.values())
-
-    async def _answers(self, id: str, weight: int, message: ToWorker) -> AsyncGenerator[Any, None]:
+    async def _answers(self, id: str, weight: int, message: ToWorker, adapter: str = "") -> AsyncGenerator[Any, None]:
         channel = self._admit(id, weight)
-        stream = self._streams[id] = _Stream(weight)
+        stream = self._streams[id] = _Stream(weight, adapter)
         channel.send(message)
         try:
             while True:
@@ -131,8 +123,7 @@ class WorkerClient:
 
     def attach(self, channel: Channel, batch_size: int, adapters: Collection[str] = ()) -> None:
         """A worker that runs up to `batch_size` requests at once, with these adapters, is ready beyond `channel`."""
-        if self._of_the_start is None:
-            self._of_the_start = adapters
+        self.adapters.worker_ready(adapters)
         self._channel = channel
         self._batch_size = batch_size
 
@@ -147,6 +138,12 @@ class WorkerClient:
         for stream in streams.values():
             stream.put_nowait(error)
 
+    def worker_died(self, error: MaxserveError) -> Collection[str]:
+        """It went by itself: likewise. Returns the adapters that the next worker is not to have, because of that."""
+        left_out = self.adapters.worker_died({stream.adapter for stream in self._streams.values()})
+        self.fail(error)
+        return left_out
+
     def deliver(self, message: Outputs) -> None:
         """Gives each request its output; requests that are no longer waited for were aborted meanwhile."""
         for refusal in message.rejected:
@@ -158,9 +155,15 @@ class WorkerClient:
                 if stream is not None:
                     stream.put_nowait(output)
             else:
-                self.served += output.finish != "error"
+                if output.finish != "error":
+                    self._count_served(output.id)
                 self._end(output.id, output)
         self.observers.on_step(message.stats)
+
+    def _count_served(self, id: str) -> None:
+        self.served += 1
+        if (stream := self._streams.get(id)) is not None:
+            self.adapters.answered(stream.adapter)
 
     def _end(self, id: str, last: Output | Encoded | MaxserveError) -> None:
         stream = self._streams.pop(id, None)
@@ -169,11 +172,11 @@ class WorkerClient:
 
 
 class _Stream(asyncio.Queue[Output | Encoded | MaxserveError]):
-    """What came for an open request and was not read yet; it counts as `weight` requests."""
+    """What came for an open request and was not read yet; it counts as `weight` requests, computed with `adapter`."""
 
-    def __init__(self, weight: int) -> None:
+    def __init__(self, weight: int, adapter: str = "") -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.adapter = weight, adapter
 
 
 def _error(refusal: RequestRejected) -> RequestError:

@@ -96,6 +96,12 @@ class Phase(Message, frozen=True, kw_only=True):
     fraction: float | None = None
 
 
+class ReadsAdapter(Message, frozen=True, kw_only=True):
+    """The worker begins to read an adapter that the one before it had; "": it reads no more of them."""
+
+    name: str
+
+
 class Ready(Message, frozen=True, kw_only=True):
     """The engine is warm: requests may come."""
 
@@ -128,4 +134,4 @@ class Outputs(Message, frozen=True, kw_only=True):
     encoded: tuple[Encoded, ...] = ()
 
 
-FromWorker: TypeAlias = Hello | Phase | Ready | Failed | Outputs
+FromWorker: TypeAlias = Hello | Phase | ReadsAdapter | Ready | Failed | Outputs

@@ -165,8 +165,8 @@ class Serving:
             if app is None or made_for is None or not _is_like(info, made_for):
                 app = self._build_app(info, text)
                 settle_heap()  # modules and vocabulary stay for good
-            elif self._served is not None:
-                self._served.names.restore(info)
+            if made_for is not None and self._served is not None:
+                self._served.names.restore(info, self._plan.client.adapters.left_out)
             if self._plan.client.ready:
                 self._gate.open(app)
             if made_for is None:

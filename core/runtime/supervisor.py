@@ -13,7 +13,17 @@ import msgspec
 
 from maxserve.core.interfaces.errors import EngineError, MaxserveError, PluginError, UsageError, WorkerDied
 from maxserve.core.runtime.lifeline import encode_start
-from maxserve.core.runtime.messages import Failed, FromWorker, Hello, Outputs, Phase, Ready, Shutdown, Start
+from maxserve.core.runtime.messages import (
+    Failed,
+    FromWorker,
+    Hello,
+    Outputs,
+    Phase,
+    ReadsAdapter,
+    Ready,
+    Shutdown,
+    Start,
+)
 from maxserve.core.runtime.sockets import ApiChannel
 
 if TYPE_CHECKING:
@@ -83,7 +93,9 @@ class Supervisor:
     def spawn(self) -> None:
         """Starts a worker; it loads while the caller does other things."""
         assert self._worker is None, "there is a worker already"
-        self._worker = Worker(msgspec.structs.replace(self._start, changes=self._client.changes), self._launcher)
+        self._worker = Worker(
+            msgspec.structs.replace(self._start, changes=self._client.adapters.for_a_new_worker), self._launcher
+        )
 
     async def run(self, watcher: Watcher) -> None:
         """Returns after `stop`. UsageError when no worker can ever start, EngineError when they keep dying."""
@@ -137,7 +149,8 @@ class Supervisor:
         if self._stopping.is_set():
             self._client.stop()
             return
-        self._client.fail(WorkerDied(message))
+        if self._client.worker_died(WorkerDied(message)):
+            self._deaths = 0  # the next worker has not what this one died of
         if worker.failure is not None and not worker.ready:
             raise worker.failure
         watcher.on_death(str(worker.failure or message))
@@ -173,6 +186,8 @@ class Supervisor:
                     watcher.on_progress(text, fraction)
                 case Hello():
                     self._greet(worker, message)
+                case ReadsAdapter(name=name):
+                    self._client.adapters.reads_again(name)
                 case Ready(info=info):
                     worker.ready = True
                     self._client.attach(worker.channel, info.max_batch_size, info.adapters)

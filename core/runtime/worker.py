@@ -39,6 +39,7 @@ from maxserve.core.runtime.messages import (
     Hello,
     Outputs,
     Phase,
+    ReadsAdapter,
     Ready,
     RequestRejected,
     ResetPrefixCache,
@@ -225,7 +226,8 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     engine = _engine(start, settings, host, files, reporter)
     settle_heap()  # nor do collections among steps look through it
     gc.enable()
-    channel.send(Ready(info=with_changes(engine, start.changes)))
+    info = with_changes(engine, start.changes, lambda name: channel.send(ReadsAdapter(name=name)))
+    channel.send(Ready(info=info))
     engine.serve_grammars(channel.wake)
     try:
         Loop(engine, channel).run()
@@ -233,19 +235,24 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
         engine.close()
 
 
-def with_changes(engine: ServedEngine, changes: Iterable[AdapterChange]) -> ModelInfo:
+def with_changes(
+    engine: ServedEngine, changes: Iterable[AdapterChange], reads: Callable[[str], None] = lambda name: None
+) -> ModelInfo:
     """The engine's info, once it serves the adapters that a worker before it did.
 
-    One that cannot be had any more is not served: another one of the name is not what clients were promised.
+    `reads` is called with the name of each before it is read, which may end the process, and with "" at the end. One
+    that cannot be had any more is not served: another one of the name is not what clients were promised.
     """
     if not isinstance(engine, ServesAdapters):
         return engine.info
     for change in changes:
         again = replace(change, replace=True, wait=False)
+        reads(change.name if again.action == "load" else "")
         if (again.action == "load" or change.name in engine.adapters) and (error := _change_now(engine, again)):
             log.warning("the adapter %s, which the worker before had, cannot be loaded: %s", change.name, error.message)
             if change.name in engine.adapters:
                 _change_now(engine, replace(again, action="unload"))
+    reads("")
     adapters = dict(engine.adapters)
     return replace(engine.info, adapters=tuple(adapters), adapter_sources=adapters)
 

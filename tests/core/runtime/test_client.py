@@ -362,15 +362,19 @@ def test_a_new_worker_is_given_the_latest_change_of_each_adapter() -> None:
         client.deliver(step(rejected=(refused,)))
         with pytest.raises(RequestError, match="it is broken"):
             await failing[1]
-        assert set(client.changes) == {changes[0][0], changes[3][0]}
+        assert set(client.adapters.for_a_new_worker) == {changes[0][0], changes[3][0]}
         first_use = AdapterChange(id="y", action="load", name="y", source="/y", pinned=None)
         used = asyncio.ensure_future(client.change_adapter(first_use))
         await asyncio.sleep(0)
         await made(first_use, used)
-        assert set(client.changes) == {changes[0][0], changes[3][0]}, "what has the name is found anew"
+        assert set(client.adapters.for_a_new_worker) == {changes[0][0], changes[3][0]}, (
+            "what has the name is found anew"
+        )
         gone = begun("x", "unload")
         await asyncio.sleep(0)
         await made(*gone)
-        assert client.changes == (changes[0][0],), "what is gone and was not there at the start is forgotten"
+        assert client.adapters.for_a_new_worker == (changes[0][0],), (
+            "what is gone and was not there at the start is forgotten"
+        )
 
     asyncio.run(main())
