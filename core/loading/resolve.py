@@ -263,8 +263,12 @@ def _location_of(source: ModelSource, ref: str) -> ModelLocation:
 
 def _read_config(folder: Path, ref: str, host: Host) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
-        hint = ", only a LoRA adapter's config" if (folder / "adapter_config.json").is_file() else ""
-        raise ModelError(f"{ref} has no config.json{hint}; a model in Hugging Face format is expected")
+        if (folder / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{ref} has no config.json, only a LoRA adapter's config; name its base model as the model, and this "
+                "with --enable-lora --lora-paths"
+            )
+        raise ModelError(f"{ref} has no config.json; a model in Hugging Face format is expected")
     config = read_object(folder / "config.json")
     check_limits(config)
     return config if config.get("quantization_config") else config | _quantization_beside(folder, host)

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from maxserve.plugins.lora.peft import Factors, PeftFile, read_adapter, refused
 log = logging.getLogger("maxserve.lora")
 
 _REPOSITORIES = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.*-]+")  # of one user or organisation
+_DEFAULTS = asdict(LoRAOptions())
 RANKS = 16  # ranks in slots are multiples of it
 LARGEST_ITEM = 8  # bytes of a number in a file
 SPARE = 16 << 20  # bytes for names, and to name what is wrong with an adapter that is somewhat too large
@@ -50,11 +52,7 @@ class LoRATable:
         self._targets = options.lora_target_modules
         self._within = options.lora_dir
         self.slots = options.max_num_loras if options.enable_lora else 0
-        if not options.enable_lora and options != LoRAOptions():
-            raise SettingsError(
-                "--lora-paths, --lora-dir, --lora-hub, --lora-target-modules, --max-lora-rank, --max-num-loras and "
-                "--max-cpu-loras mean nothing without --enable-lora; give that, too, or leave them out"
-            )
+        _check_enabled(options)
         _check_most(options)
         for target in self._targets if options.enable_lora else ():
             if not any(_names(target, each) for each in context.projections.values()):
@@ -264,6 +262,14 @@ class LoRATable:
         if largest > torch.finfo(dtype).max:
             raise ModelError(f"{name} has a factor of {largest:.3g}, more than {dtype} holds")
         return Packed(down.to(dtype), up.to(dtype))
+
+
+def _check_enabled(options: LoRAOptions) -> None:
+    """SettingsError naming what is given without --enable-lora, where it changes nothing."""
+    idle = [] if options.enable_lora else [name for name, value in asdict(options).items() if value != _DEFAULTS[name]]
+    if idle:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise SettingsError(f"{flags}: that changes nothing without --enable-lora; give that, too, or leave it out")
 
 
 def _check_most(options: LoRAOptions) -> None:

@@ -59,7 +59,7 @@ def test_what_is_not_there_is_refused(base: Base) -> None:
         llm.generate(PROMPT, lora=["one", "one"])
     with pytest.raises(SettingsError, match="no folder '/nothing'"):
         maxserve.LLM(str(base.folder), lora="/nothing")
-    with pytest.raises(SettingsError, match="without --enable-lora"):
+    with pytest.raises(SettingsError, match=r"^--lora-paths: that changes nothing without --enable-lora"):
         maxserve.LLM(str(base.folder), lora_paths=("a=b",))
     with pytest.raises(SettingsError, match=r"'\.\./a' is no name for an adapter"):
         maxserve.LLM(str(base.folder), enable_lora=True, lora_paths=(f"../a={base.adapters['one']}",))
