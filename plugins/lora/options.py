@@ -50,7 +50,8 @@ class LoRAOptions:
         Option(used_by="adapters", metavar="MODULE"),
         Field(
             description="Have slots for adapters of these modules alone, such as q_proj, self_attn or experts, and "
-            "refuse adapters of others; without it, of all modules. Slots take memory whether they are used or not."
+            "refuse adapters of others; without it, of all modules. Slots take memory whether they are used or not, "
+            "and gate_proj has them in experts, too, which PEFT adapts under this name; mlp.gate_proj has none there."
         ),
     ] = ()
     max_num_loras: Annotated[

@@ -115,7 +115,13 @@ class LoRATable:
         if not self._targets:
             return True
         named = (_part_of(target, module) if module else False for target in self._targets)
-        return any(named) or any(_names(target, projection, whole=bool(module)) for target in self._targets)
+        whole = (_names(target, projection, whole=bool(module)) for target in self._targets)
+        return any(named) or any(whole) or (bool(module) and self._names_all_parts(projection))
+
+    def _names_all_parts(self, projection: Projection) -> bool:
+        """Whether what is fused in it is named part by part, as PEFT has it for the weights of experts."""
+        parts = _fused(projection)
+        return bool(parts) and all(any(_part_of(target, part) for target in self._targets) for part in parts)
 
     def _modules(self) -> str:
         """The last parts of the names of modules."""
@@ -285,9 +291,13 @@ def _check_most(options: LoRAOptions) -> None:
 
 def _names(target: str, projection: Projection, *, whole: bool = False) -> bool:
     """Whether it is the name of a projection, or a part of that; or, unless `whole`, of what is fused in it."""
+    return any(_part_of(target, name) for name in (projection.name, *(() if whole else _fused(projection))))
+
+
+def _fused(projection: Projection) -> list[str]:
+    """The names of what is fused in it."""
     above = projection.name.rpartition(".")[0]
-    fused = () if whole else (f"{above}.{part}" for part in projection.parts)
-    return any(_part_of(target, name) for name in (projection.name, *fused))
+    return [f"{above}.{part}" for part in projection.parts]
 
 
 def _part_of(target: str, name: str) -> bool:

@@ -68,6 +68,23 @@ def test_an_adapter_of_others_is_refused_by_name(
         served(base, (adapter,), lora_target_modules=names)
 
 
+def test_experts_have_slots_by_the_names_of_parts_and_none_by_longer_names(
+    make_base: Callable[..., Base], served: Callable[..., Served]
+) -> None:
+    """PEFT adapts experts, too, where gate_proj and up_proj are its targets: the short name must have slots there."""
+    mixed = make_base("Qwen3MoeForCausalLM", mlp_only_layers=[0])
+    mixed.adapter("all", seed=1, target_modules=["gate_proj", "up_proj"])
+    mixed.adapter("queries", seed=2, target_modules=["q_proj"])
+    engine = served(mixed, lora_target_modules=("q_proj", "gate_proj", "up_proj"))
+    answer = run(engine.engine, {"all": ("all", PROMPT)})["all"]
+    expected = mixed.logprobs("all", [*PROMPT, *answer.tokens])[len(PROMPT) - 1 :]
+    torch.testing.assert_close(torch.tensor(answer.logprobs), expected, atol=1e-4, rtol=0)
+    long = ("q_proj", "mlp.gate_proj", "mlp.up_proj")
+    assert slots(served(mixed, ("queries",), lora_target_modules=long)) < slots(engine) / 2
+    with pytest.raises(SettingsError, match=r"it adapts \S*experts\S*, for which there are no slots"):
+        served(mixed, ("all",), lora_target_modules=long)
+
+
 def test_what_the_model_does_not_have_is_refused_with_what_it_has(base: Base, served: Callable[..., Served]) -> None:
     with pytest.raises(
         SettingsError, match=r"--lora-target-modules qq_proj: the model has no such module; it has .*q_proj"
