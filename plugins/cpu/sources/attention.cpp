@@ -561,38 +561,51 @@ __m512 power_of_two(__m512 x) {
   return _mm512_scalef_ps(p, _mm512_sub_ps(x, r));
 }
 
-// A row of prompts' attention: what is known of it after some blocks.
+// Rows of prompts' attention: what is known of them after some blocks.
 struct Running {
-  float* sums;   // [padded], of weighted values
-  float* peak;   // the highest score
-  vec* heap;     // whose lanes' sum is that of the weights
+  float* sums;   // [rows][wide], of weighted values
+  float* peaks;  // [rows], the highest scores
+  vec* heaps;    // [rows], whose lanes' sums are those of the weights
+  long wide;
+
+  Running from(long row) const { return {sums + row * wide, peaks + row, heaps + row, wide}; }
 };
 
-// scores[BLOCK] of a block become its weights, pairs of bfloat16; what was there before is brought to the new peak.
+// scores[rows][BLOCK] of a block become its weights, pairs of bfloat16; what was there before is brought to the new peaks.
 // Weights of values with scales are multiplied by these.
-void weigh(const float* scores, Running row, long wide, const float* scales, uint32_t* words) {
-  const vec high = larger(larger(load(scores), load(scores + LANES)), larger(load(scores + 2 * LANES), load(scores + 3 * LANES)));
-  if (_mm512_cmp_ps_mask((__m512)high, _mm512_set1_ps(*row.peak), _CMP_GT_OQ)) {
-    const float peak = highest(high), factor = std::exp(*row.peak - peak);
-    for (long d = 0; d < wide; d += LANES) store(row.sums + d, load(row.sums + d) * factor);
-    *row.heap *= factor;
-    *row.peak = peak;
-  }
-  if (*row.peak == -INFINITY) return (void)std::fill_n(words, BLOCK / 2, 0);  // nothing to be seen yet
-  const __m512 log2e = _mm512_set1_ps(1.44269504f), peak = _mm512_set1_ps(*row.peak * 1.44269504f);
-  vec sum = *row.heap;
-  const auto weighed = [&](long i) {
-    const __m512 weight = power_of_two(_mm512_fmsub_ps((__m512)load(scores + i), log2e, peak));
-    sum += (vec)weight;
-    return scales ? (__m512)((vec)weight * load(scales + i)) : weight;
-  };
+template <bool SCALED>
+void weigh(const float* scores, long rows, const Running& running, const float* scales, uint32_t* words) {
+  const __m512 log2e = _mm512_set1_ps(1.44269504f);
+  float *sums = running.sums, *peaks = running.peaks;
+  vec* heaps = running.heaps;
+  const long wide = running.wide;
+  for (long r = 0; r < rows; r++, scores += BLOCK, words += BLOCK / 2, sums += wide) {
+    const vec high = larger(larger(load(scores), load(scores + LANES)), larger(load(scores + 2 * LANES), load(scores + 3 * LANES)));
+    if (_mm512_cmp_ps_mask((__m512)high, _mm512_set1_ps(peaks[r]), _CMP_GT_OQ)) {
+      const float peak = highest(high), factor = std::exp(peaks[r] - peak);
+      for (long d = 0; d < wide; d += LANES) store(sums + d, load(sums + d) * factor);
+      heaps[r] *= factor;
+      peaks[r] = peak;
+    }
+    if (peaks[r] == -INFINITY) {  // nothing to be seen yet
+      std::fill_n(words, BLOCK / 2, 0);
+      continue;
+    }
+    const __m512 peak = _mm512_set1_ps(peaks[r] * 1.44269504f);
+    vec sum = heaps[r];
+    const auto weighed = [&](long i) {
+      const __m512 weight = power_of_two(_mm512_fmsub_ps((__m512)load(scores + i), log2e, peak));
+      sum += (vec)weight;
+      return SCALED ? (__m512)((vec)weight * load(scales + i)) : weight;
+    };
 #pragma GCC unroll 2
-  for (long i = 0; i < BLOCK; i += 2 * LANES) {  // a line at once, as tiles read it
-    const __m512 low = weighed(i), high = weighed(i + LANES);
-    const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
-    memcpy(words + i / 2, &rounded, sizeof rounded);
+    for (long i = 0; i < BLOCK; i += 2 * LANES) {  // a line at once, as tiles read it
+      const __m512 low = weighed(i), high = weighed(i + LANES);
+      const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
+      memcpy(words + i / 2, &rounded, sizeof rounded);
+    }
+    heaps[r] = sum;
   }
-  *row.heap = sum;
 }
 
 // The products of a block with a tile of rows, by dot products of vectors.
@@ -704,38 +717,38 @@ void prompt_by_pairs(const Call& call, const Task& task) {
   alignas(64) uint32_t weights[2][HEIGHT * BLOCK / 2];
   Scales scales;
   const bool scaled = of_int8(call);
+  const Running running{own.sums.data(), own.peaks.data(), own.heaps.data(), wide};
   const long seen = call.first_seen(position);
   for (long low = first_block(call, seen); low < last;) {
     const Stored stored = of_bytes(call)
                               ? gather_words(call, table, task.head, low, seen, std::min(low + BLOCK, last), scales)
                               : stored_at(call, table, task.head, low, last, most_at(true, low, BLOCK));
     const bool clear = stored.count == BLOCK && low + BLOCK <= position + 1 && low >= call.first_seen(last - 1);
+    const bool plain = clear && !scaled && call.cap == 0.0f;
     pair_keys(call, stored);
     pair_values(call, stored);
 #if defined(MATRIX_UNITS)
     clear_values(call, stored);
 #endif
+    const uint32_t *queries = own.query_words.data(), *key_words = own.key_words.data(), *value_words = own.value_words.data();
     const auto score = [&](long first) {
-      products.scores(own.query_words.data() + first * words, words, own.key_words.data(), stored.count,
-                      scores[first / HEIGHT % 2]);
+      products.scores(queries + first * words, words, key_words, stored.count, scores[first / HEIGHT % 2]);
     };
     const auto weigh_rows = [&](long first) {
-      uint32_t* out = weights[first / HEIGHT % 2];
-      for (long r = 0; r < HEIGHT; r++, out += BLOCK / 2) {
-        float* row = scores[first / HEIGHT % 2] + r * BLOCK;
+      float* from = scores[first / HEIGHT % 2];
+      for (long r = 0; !plain && r < HEIGHT; r++) {
+        float* row = from + r * BLOCK;
         for (long i = 0; scaled && i < BLOCK; i += LANES) store(row + i, load(row + i) * load(scales.keys + i));
         bound(call, row, stored.count);
-        if (!clear) {
-          std::fill(row + stored.count, row + BLOCK, -INFINITY);
-          hide(call, std::min(position + (first + r) / group, last - 1), stored.count, low, row);
-        }
-        weigh(row, {own.sums.data() + (first + r) * wide, &own.peaks[first + r], &own.heaps[first + r]}, wide,
-              scaled ? scales.values : nullptr, out);
+        if (clear) continue;
+        std::fill(row + stored.count, row + BLOCK, -INFINITY);
+        hide(call, std::min(position + (first + r) / group, last - 1), stored.count, low, row);
       }
+      if (scaled) weigh<true>(from, HEIGHT, running.from(first), scales.values, weights[first / HEIGHT % 2]);
+      else weigh<false>(from, HEIGHT, running.from(first), nullptr, weights[first / HEIGHT % 2]);
     };
     const auto add = [&](long first) {
-      products.add_values(weights[first / HEIGHT % 2], wide, own.value_words.data(), stored.count,
-                          own.sums.data() + first * wide);
+      products.add_values(weights[first / HEIGHT % 2], wide, value_words, stored.count, running.sums + first * wide);
     };
     long begin = 0;
     while (low > position + (begin + HEIGHT - 1) / group) begin += HEIGHT;  // none of these rows sees the block
