@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr long BLOCK = 64;    // positions looked at in one go
+constexpr long BLOCK = 128;    // positions looked at in one go
 constexpr long CHUNK = 512;   // positions of one decoding sequence that a thread takes
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
 constexpr long TALL = 96;     // rows, a query head of a token each, that share what is made of a block of keys and values
@@ -580,7 +580,9 @@ void weigh(const float* scores, long rows, const Running& running, const float* 
   vec* heaps = running.heaps;
   const long wide = running.wide;
   for (long r = 0; r < rows; r++, scores += BLOCK, words += BLOCK / 2, sums += wide) {
-    const vec high = larger(larger(load(scores), load(scores + LANES)), larger(load(scores + 2 * LANES), load(scores + 3 * LANES)));
+    vec high = load(scores);
+#pragma GCC unroll 8
+    for (long i = LANES; i < BLOCK; i += LANES) high = larger(high, load(scores + i));
     if (_mm512_cmp_ps_mask((__m512)high, _mm512_set1_ps(peaks[r]), _CMP_GT_OQ)) {
       const float peak = highest(high), factor = std::exp(peaks[r] - peak);
       for (long d = 0; d < wide; d += LANES) store(sums + d, load(sums + d) * factor);
@@ -696,7 +698,7 @@ void clear_values(const Call& call, const Stored& stored) {
 // it is weighed, and its values added after the next one is: units wait for what vectors have just written, and they for it.
 template <class Products>
 void prompt_by_pairs(const Call& call, const Task& task) {
-  static_assert(BLOCK == 4 * LANES);
+  
   constexpr long HEIGHT = Products::HEIGHT;
   const Products products;
   Room& own = room;
