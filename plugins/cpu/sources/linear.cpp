@@ -143,7 +143,12 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
 
 #if defined(MATRIX_UNITS)
 
-template <long N> thread_local Split<N> split;
+// Of this thread. A variable template would do, but GCC 12 may initialise one after it has been used.
+template <long N>
+Split<N>& split() {
+  static thread_local Split<N> own;
+  return own;
+}
 thread_local std::vector<Line<Pair>> planes;
 
 // Items of the same rows come one after another: they are split for the first.
@@ -155,7 +160,7 @@ struct KeptUnits {
 
   void take(const Product& p, long first, long count) {
     const float* x = p.x + first * p.x_step;
-    if (rows != x) split<N>.take(x, p.x_step, count, p.inputs);
+    if (rows != x) split<N>().take(x, p.x_step, count, p.inputs);
     rows = x;
   }
 };
@@ -167,7 +172,7 @@ PairPanel panel_of(const Product& p, long panel, long, Kept<Planes<N>>&) {
   return PairPanel((const Pair*)p.w + panel * (p.inputs / 2 * WIDTH));
 }
 WholePanel panel_of(const Product& p, long panel, long rows, Kept<Whole>&) {
-  return WholePanel((const float*)p.w + panel * p.inputs * WIDTH, split<PLANES>.steps(), rows <= SQUARE, planes);
+  return WholePanel((const float*)p.w + panel * p.inputs * WIDTH, split<PLANES>().steps(), rows <= SQUARE, planes);
 }
 
 // out = sums + start + bias, for the columns of one panel
@@ -197,7 +202,7 @@ void part_by_units(const Product& p, long first, long rows, long panel, long cou
     auto weights = panel_of(p, q, rows, kept);
     for (long i = 0; i < rows; i += SQUARE) {
       long high = std::min(SQUARE, rows - i);
-      split<Kept<W>::PLANES_OF_ROWS>.multiply(kept.units, weights, i, high, sums);
+      split<Kept<W>::PLANES_OF_ROWS>().multiply(kept.units, weights, i, high, sums);
       finish(p, first + i, high, q * WIDTH, sums);
     }
   }
@@ -209,7 +214,7 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
   alignas(64) float sums[2 * HEIGHT * WIDTH];
   kept.take(p, first, rows);
   for (; count >= 2; panel += 2, count -= 2) {
-    split<N>.multiply(kept.units, panel_of(p, panel, rows, kept), panel_of(p, panel + 1, rows, kept), rows, sums);
+    split<N>().multiply(kept.units, panel_of(p, panel, rows, kept), panel_of(p, panel + 1, rows, kept), rows, sums);
     finish(p, first, rows, panel * WIDTH, sums);
     finish(p, first, rows, (panel + 1) * WIDTH, sums + HEIGHT * WIDTH);
   }
@@ -219,7 +224,7 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
 void part(const Product& p, long first, long rows, long panel, long count, Kept<Whole>& kept) {
   kept.take(p, first, rows);
   Kept<float> without;
-  if (split<PLANES>.infinite()) part<float>(p, first, rows, panel, count, without);
+  if (split<PLANES>().infinite()) part<float>(p, first, rows, panel, count, without);
   else part_by_units(p, first, rows, panel, count, kept);
 }
 

@@ -127,6 +127,34 @@ class LayerCompilerChecks:
         for one, other in zip(*seen, strict=True):
             assert torch.equal(one, other)
 
+    @pytest.mark.parametrize("name", ["biases", "half rotated", "gemma2", "olmo2"])
+    def test_long_prompts(self, name: str) -> None:
+        """Steps of so many rows that a compiler may take them some at a time."""
+        host = PluginHost.discover(self.plugins, strict=True)
+        kind, own = OTHERS.get(name, ("LlamaForCausalLM", CONFIGS.get(name, {})))
+        sizes = {**SIZES, "max_position_embeddings": 512, **own}
+        config = from_transformers({"model_type": "llama", **sizes})
+        if name in OTHERS:
+            config = host.load(entry := host.architectures.get(kind), entry.component.config)(sizes)
+        tokens = np.random.default_rng(1).integers(50, size=400).tolist()
+        steps = [[(0, 99)], [(0, 1)]], [[(1, 400), (0, 99), (2, 387)], [(2, 1), (3, 400), (0, 1), (1, 1)]]
+        made: list[list[Tensor]] = []
+        for attention, stack in ((None, False), (self._build, False), (self._build, True)):
+            seen: list[list[Tensor]] = []
+            for some in steps:
+                model = self._model(host, kind, config)
+                cache = TinyCache(config.cache_layers, max_length=401, scatter=1, attention=attention)
+                if attention is not None:
+                    self._compile(host, model, cache.attention, stack=stack)
+                results = [run_step(model, cache, [(row, tokens[:n]) for row, n in step]) for step in some]
+                seen.append([_of_first(result, step) for result, step in zip(results, some, strict=True)])
+            made.append(results)
+            for alone, beside in zip(*seen, strict=True):
+                assert not self.row_independent or attention is None or torch.equal(alone, beside)
+        for expected, result, together in zip(*made, strict=True):
+            self.check(result, expected)
+            assert torch.equal(together, result), "all layers in one call compute something else than one by one"
+
     def test_leaves_alone_what_it_does_not_understand(self) -> None:
         """A layer that does something odd must run as it was written, not nearly so."""
         host = PluginHost.discover(self.plugins, strict=True)
