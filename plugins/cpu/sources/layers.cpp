@@ -1,4 +1,10 @@
 // Whole layers in one call: for each a list of operations that the Python side made of the layer's own code.
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -13,6 +19,16 @@ extern "C" void ms_rows(const void* packed, long weights, const int64_t* ids, lo
 
 namespace {
 
+constexpr long TOGETHER = 128;  // rows of prompts that a thread takes through operations
+
+long threads() {
+#if defined(_OPENMP)
+  return omp_get_num_threads();
+#else
+  return 1;
+#endif
+}
+
 enum Kind { NORM = 0, LINEAR = 1, ROPE = 2, ATTEND = 3, GATE = 4, ADD = 5, JOIN = 6 };
 
 // Operands are buffer and offset; what the numbers in `sizes` and `addresses` are is read off `run`.
@@ -21,15 +37,21 @@ struct Operation {
   double number, cap;
 };
 
-// Buffers hold `width` floats a token: 0 is the layer's input, 1 its output, the others lie in one arena.
+// Buffers hold `width` floats a token: 0 is the layer's input, 1 its output, the others lie in one arena. Of some rows
+// alone those that are `near` lie in memory that is used for the next rows again.
 struct Buffers {
   const int64_t *widths, *starts;
   const float* x;
   float *out, *arena;
-  long tokens;
+  long tokens;  // in the arena
+  long first = 0;
+  float* own = nullptr;
+  const std::vector<bool>* near = nullptr;
 
   float* at(int64_t buffer) const {
-    return buffer == 0 ? (float*)x : buffer == 1 ? out : arena + starts[buffer] * tokens;
+    if (near && (*near)[buffer]) return own + starts[buffer] * TOGETHER;
+    float* all = buffer == 0 ? (float*)x : buffer == 1 ? out : arena + starts[buffer] * tokens;
+    return all + first * widths[buffer];
   }
 };
 
@@ -98,43 +120,46 @@ Attention attention_of(const Operation& o, const Buffers& b, const Step& step) {
   return call;
 }
 
-void run(const Operation& o, const Buffers& b, const Step& step, Tasks* tasks) {
+// What is computed for each row by itself, everything but attention, of `count` rows.
+void run(const Operation& o, const Buffers& b, const Step& step, long count) {
+  const long x_step = b.widths[o.in[0]], out_step = b.widths[o.out];
   const float* x = b.at(o.in[0]) + o.offset[0];
   float* out = b.at(o.out);
-  long x_step = b.widths[o.in[0]];
+  const auto second = [&] { return b.at(o.in[1]) + o.offset[1]; };
   switch (o.kind) {
     case NORM:  // sizes: rows a token, dim, floats between rows
-      return normalise(x, x_step, o.sizes[2], (const float*)o.addresses[0], (float)o.number, out, b.tokens, o.sizes[0],
+      return normalise(x, x_step, o.sizes[2], (const float*)o.addresses[0], (float)o.number, out, count, o.sizes[0],
                        o.sizes[1]);
     // sizes: inputs, outputs, kind of the weights; the second operand, if there is one, is added, and so is what adapters
     // change for the rows that have one
     case LINEAR: {
-      bool adds = o.in[1] >= 0;
-      const float* start = adds ? b.at(o.in[1]) + o.offset[1] : nullptr;
-      long start_step = adds ? b.widths[o.in[1]] : 0, out_step = b.widths[o.out];
+      const float* start = o.in[1] >= 0 ? second() : nullptr;
+      const long start_step = start ? b.widths[o.in[1]] : 0;
       const LowRank* low_rank = step.adapted ? (const LowRank*)o.addresses[2] : nullptr;
       std::optional<Change> change;
       if (low_rank) change.emplace(*low_rank, *step.adapted, x, x_step);
       const bool wide = o.sizes[2] == FLOAT32;  // weights that all rows are multiplied by in one way are read once
       const std::vector<Run>& runs = wide ? step.runs : step.whole;
       const bool alone = change && runs.size() == 1;  // one product makes all rows, and adds what is changed
-      for (const Run& r : runs)
-        multiply({x + r.first * x_step, x_step, (const void*)o.addresses[0], (Weights)o.sizes[2], (const float*)o.addresses[1],
-                  adds ? start + r.first * start_step : nullptr, start_step, out + r.first * out_step, out_step,
-                  r.end - r.first, o.sizes[0], o.sizes[1], r.prompts, alone ? &*change : nullptr});
+      for (const Run& r : runs) {
+        const long first = std::max(r.first - b.first, 0L), end = std::min(r.end - b.first, count);
+        if (first >= end) continue;
+        multiply({x + first * x_step, x_step, (const void*)o.addresses[0], (Weights)o.sizes[2], (const float*)o.addresses[1],
+                  start ? start + first * start_step : nullptr, start_step, out + first * out_step, out_step, end - first,
+                  o.sizes[0], o.sizes[1], r.prompts, alone ? &*change : nullptr});
+      }
       if (change && !alone) change->add(out, out_step);
       return;
     }
     case ROPE:  // sizes: heads, dim, floats between heads
-      return rotate(x, x_step, o.sizes[2], step.frame.rotations, out, b.tokens, o.sizes[0], o.sizes[1], step.frame.rotated);
-    case ATTEND:
-      return attend(attention_of(o, b, step), *tasks);
+      return rotate(x, x_step, o.sizes[2], step.frame.rotations + b.first * step.frame.rotated, out, count, o.sizes[0],
+                    o.sizes[1], step.frame.rotated);
     case GATE:  // sizes: dim, activation
-      return gated(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], o.sizes[1], out, b.tokens, o.sizes[0]);
+      return gated(x, x_step, second(), b.widths[o.in[1]], o.sizes[1], out, count, o.sizes[0]);
     case ADD:  // sizes: dim; the number multiplies the second operand
-      return add(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], (float)o.number, out, b.tokens, o.sizes[0]);
+      return add(x, x_step, second(), b.widths[o.in[1]], (float)o.number, out, count, o.sizes[0]);
     case JOIN:  // sizes: dims of both
-      return join(x, x_step, b.at(o.in[1]) + o.offset[1], b.widths[o.in[1]], out, b.tokens, o.sizes[0], o.sizes[1]);
+      return join(x, x_step, second(), b.widths[o.in[1]], out, count, o.sizes[0], o.sizes[1]);
   }
 }
 
@@ -160,21 +185,104 @@ class Divided {
   }
 };
 
-// A layer of this call, with what it reads and writes.
-struct Layer {
-  const Program& program;
-  Buffers buffers;
-  Step step;
-  std::vector<Tasks*> tasks;  // by operation
+// Operations one after another that take each row by itself, or attention.
+struct Stretch {
+  long begin, end;
+  std::vector<bool> near{};  // by buffer: what no other stretch touches
+  bool apart = true;         // whether the other buffers that it touches lie apart: those of one place follow one another
+};
 
-  Layer(const Program& p, Buffers b, Step s, Divided& divided) : program(p), buffers(b), step(std::move(s)) {
-    tasks.resize(p.count);
-    for (long i = 0; i < p.count; i++)
-      if (p.operations[i].kind == ATTEND) tasks[i] = divided.of(attention_of(p.operations[i], buffers, step));
+// Whether buffers that are not near share memory: what is made of some rows would lie where others are yet to be read.
+bool lie_apart(const Program& p, const Stretch& stretch, const std::vector<bool>& touched) {
+  const long count = touched.size();
+  for (long a = 2; a < count; a++)
+    for (long b = a + 1; b < count; b++) {
+      const bool both = touched[a] && touched[b] && !stretch.near[a] && !stretch.near[b];
+      if (both && p.starts[a] < p.starts[b] + p.widths[b] && p.starts[b] < p.starts[a] + p.widths[a]) return false;
+    }
+  return true;
+}
+
+std::vector<Stretch> stretches_of(const Program& p) {
+  std::vector<Stretch> made;
+  long count = 0;
+  const auto buffers_of = [&](long i) {
+    const Operation& o = p.operations[i];
+    return std::array<int64_t, 4>{o.in[0], o.in[1], o.in[2], o.out};
+  };
+  for (long i = 0; i < p.count; i++) {
+    const bool goes_on = i && p.operations[i].kind != ATTEND && p.operations[i - 1].kind != ATTEND;
+    if (goes_on) made.back().end = i + 1;
+    else made.push_back({i, i + 1});
+    for (int64_t buffer : buffers_of(i)) count = std::max(count, (long)buffer + 1);
+  }
+  std::vector<std::vector<bool>> touched(made.size(), std::vector<bool>(count));
+  std::vector<long> users(count);  // how many stretches touch a buffer
+  for (long s = 0; s < (long)made.size(); s++) {
+    for (long i = made[s].begin; i < made[s].end; i++)
+      for (int64_t buffer : buffers_of(i))
+        if (buffer >= 0) touched[s][buffer] = true;
+    for (long buffer = 0; buffer < count; buffer++) users[buffer] += touched[s][buffer];
+  }
+  for (long s = 0; s < (long)made.size(); s++) {
+    for (long buffer = 0; buffer < count; buffer++)
+      made[s].near.push_back(buffer > 1 && touched[s][buffer] && users[buffer] == 1);
+    made[s].apart = lie_apart(p, made[s], touched[s]);
+  }
+  return made;
+}
+
+thread_local std::unique_ptr<float[]> own;  // of so many floats; what is not touched takes no memory
+thread_local long own_size = 0;
+
+// A layer of this call, with what it reads and writes.
+class Layer {
+  const Program& program_;
+  Buffers buffers_;
+  Step step_;
+  std::vector<Stretch> stretches_;
+  std::vector<Tasks*> tasks_;  // by operation
+  long width_ = 0;             // of the arena
+
+  // The rows of long prompts go through all operations of a stretch some at a time, by one thread, whose cache keeps what
+  // one leaves for the next.
+  void run_rows(const Stretch& stretch) const {
+    const long tokens = buffers_.tokens;
+    if (step_.adapted || !stretch.apart || tokens < TOGETHER * 2 * threads()) {
+      for (long i = stretch.begin; i < stretch.end; i++) run(program_.operations[i], buffers_, step_, tokens);
+      return;
+    }
+    if (own_size < width_ * TOGETHER) own.reset(new float[own_size = width_ * TOGETHER]);
+    Buffers some = buffers_;
+    some.own = own.get(), some.near = &stretch.near;
+#pragma omp for schedule(dynamic, 1)
+    for (long first = 0; first < tokens; first += TOGETHER) {
+      some.first = first;
+      const long count = std::min(TOGETHER, tokens - first);
+#pragma omp parallel num_threads(1)  // the loops of operations are this thread's alone
+      for (long i = stretch.begin; i < stretch.end; i++) run(program_.operations[i], some, step_, count);
+    }
   }
 
+ public:
+  Layer(const Program& p, Buffers b, Step s, Divided& divided)
+      : program_(p), buffers_(b), step_(std::move(s)), stretches_(stretches_of(p)) {
+    tasks_.resize(p.count);
+    for (long i = 0; i < p.count; i++) {
+      if (p.operations[i].kind == ATTEND) tasks_[i] = divided.of(attention_of(p.operations[i], buffers_, step_));
+      if (p.operations[i].out > 1)
+        width_ = std::max(width_, (long)(b.starts[p.operations[i].out] + b.widths[p.operations[i].out]));
+    }
+  }
+
+  float* out() const { return buffers_.out; }
+
   void run_all() const {
-    for (long i = 0; i < program.count; i++) run(program.operations[i], buffers, step, tasks[i]);
+    for (const Stretch& stretch : stretches_) {
+      const Operation& o = program_.operations[stretch.begin];
+      if (o.kind == ATTEND) attend(attention_of(o, buffers_, step_), *tasks_[stretch.begin]);
+      else run_rows(stretch);
+    }
   }
 };
 
@@ -312,7 +420,7 @@ void ms_layers(const void* programs, const void* frames, long count, const float
   for (long i = 0; i < count; i++) {
     const Program& p = ((const Program*)programs)[i];
     float* after = i + 1 == count ? out : kept[i] ? (float*)kept[i] : between + i % 2 * tokens * p.widths[0];
-    const Buffers buffers{p.widths, p.starts, i ? layers.back().buffers.out : x, after, arena, tokens};
+    const Buffers buffers{p.widths, p.starts, i ? layers.back().out() : x, after, arena, tokens};
     layers.emplace_back(p, buffers, step_of(((const Frame*)frames)[i], tokens, sequences, some), divided);
     for (long k = 0; some && k < p.count; k++)
       if (p.operations[k].kind == LINEAR && p.operations[k].addresses[2])
