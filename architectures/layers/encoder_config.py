@@ -68,7 +68,8 @@ def encoder_config(raw: Mapping[str, Any], *, pad: int | None = None, buckets: i
     found = {key: DEFAULTS[key] if raw.get(key) is None else raw[key] for key in DEFAULTS}
     sizes = {key: value for key, value in found.items() if isinstance(DEFAULTS[key], int)}
     for key, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        least = 0 if key == "type_vocab_size" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ModelError(f"config.json: {key!r} is {value!r}, but must be a positive whole number")
     if found["hidden_size"] % found["num_attention_heads"]:
         raise ModelError(

@@ -75,7 +75,7 @@ def _encoder(container: Container, keys: Keys) -> dict[str, Any]:
         "num_hidden_layers": keys.number("block_count"),
         "num_attention_heads": keys.number("attention.head_count"),
         "max_position_embeddings": shapes.get("position_embd.weight", (keys.number("context_length"),))[0],
-        "type_vocab_size": kinds[0] if len(kinds) == 2 else 1,
+        "type_vocab_size": kinds[0] if len(kinds) == 2 else len(kinds),  # DistilBERT distinguishes none
         "layer_norm_eps": keys.get("attention.layer_norm_epsilon", 1e-12),
         "torch_dtype": "float32",
     }

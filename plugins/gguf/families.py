@@ -271,12 +271,17 @@ def _olmo_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
 def _phi3(keys: Keys) -> dict[str, Any]:
     original = keys.get("rope.scaling.original_context_length", keys.number("context_length"))
     share = keys.get("rope.dimension_count", 0) * keys.number("attention.head_count") / keys.number("embedding_length")
-    own = {"original_max_position_embeddings": original, "sliding_window": None}
+    window = keys.get("attention.sliding_window")  # of all layers; 0: none, as one that no text is longer than
+    sliding = keys.number("attention.sliding_window") if window and window < keys.number("context_length") else None
+    own = {"original_max_position_embeddings": original, "sliding_window": sliding}
     return {**own, "partial_rotary_factor": share} if share else own
 
 
 def _phi3_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"rope.scaling.original_context_length": config["original_max_position_embeddings"]}
+    return {
+        "rope.scaling.original_context_length": config["original_max_position_embeddings"],
+        "attention.sliding_window": config.get("sliding_window") or 0,
+    }
 
 
 def _deepseek(keys: Keys) -> dict[str, Any]:

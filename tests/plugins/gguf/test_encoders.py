@@ -150,6 +150,9 @@ def test_damage_is_named(changes: Mapping[str, Any], message: str) -> None:
         tokenizer_of(Container(path="a.gguf", metadata=metadata, tensors={}))
 
 
+DISTILLED = {"dim": 256, "hidden_dim": 512, "n_layers": 2, "n_heads": 4}
+
+
 def tiny(kind: str, size: int, labels: int = 0, **more: Any) -> Any:
     sizes = {
         "vocab_size": size,
@@ -158,6 +161,7 @@ def tiny(kind: str, size: int, labels: int = 0, **more: Any) -> Any:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
+        **(DISTILLED if kind == "distilbert" else {}),
         **({"num_labels": labels} if labels else {}),
         **more,
     }
@@ -174,10 +178,10 @@ def write(
     writer = GGUFWriter(path, "bert")
     writer.add_context_length(config.max_position_embeddings - skip)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(512)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_layer_norm_eps(config.layer_norm_eps)
+    writer.add_layer_norm_eps(1e-12 if config.model_type == "distilbert" else config.layer_norm_eps)
     writer.add_causal_attention(False)
     for key, value in metadata.items():
         add: dict[type, Any] = {
@@ -243,19 +247,20 @@ PACKED = {
 
 
 @pytest.mark.compiler
-@pytest.mark.parametrize(("kind", "pooling"), [("bert", 1), ("bert", 2), ("xlm-roberta", 1), ("xlm-roberta", 3)])
+@pytest.mark.parametrize(
+    ("kind", "pooling"), [("bert", 1), ("bert", 2), ("distilbert", 1), ("xlm-roberta", 1), ("xlm-roberta", 3)]
+)
 def test_vectors_of_texts(kind: str, pooling: int, tmp_path: Path) -> None:
     """Pooled as the file says, and normalized as llama.cpp does. Some are packed."""
-    tokenizer, metadata = word_pieces(lowercase=True) if kind == "bert" else unigrams()
-    model = tiny(
-        kind, tokenizer.get_vocab_size(), **({} if kind == "bert" else {"pad_token_id": 1, "type_vocab_size": 1})
-    )
+    berts = kind != "xlm-roberta"
+    tokenizer, metadata = word_pieces(lowercase=True) if berts else unigrams()
+    model = tiny(kind, tokenizer.get_vocab_size(), **({} if berts else {"pad_token_id": 1, "type_vocab_size": 1}))
     path = tmp_path / "tiny.gguf"
     packed = PACKED if pooling > 1 else {}
-    write(path, model, {**metadata, "bert.pooling_type": pooling}, types=packed, skip=0 if kind == "bert" else 2)
+    write(path, model, {**metadata, "bert.pooling_type": pooling}, types=packed, skip=0 if berts else 2)
     texts = [tuple(read(metadata).encode(text).ids) for text in TEXTS]
     built = engine(path)
-    assert (built.info.task, built.info.max_length) == ("embeddings_generation", 64 if kind == "bert" else 62)
+    assert (built.info.task, built.info.max_length) == ("embeddings_generation", 64 if berts else 62)
     for text, vector in zip(texts, encoded(built, texts), strict=True):
         with torch.inference_mode():
             expected = POOLINGS[pooling](model(torch.tensor([text])).last_hidden_state[0])

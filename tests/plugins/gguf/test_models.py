@@ -99,6 +99,12 @@ FAMILIES = [
     ),
     Family(model_class="Phi3ForCausalLM", architecture="phi3", config={"sliding_window": None}),
     Family(
+        model_class="Phi3ForCausalLM",
+        architecture="phi3",
+        config={"sliding_window": 16},
+        metadata={"attention.sliding_window": 16},
+    ),
+    Family(
         model_class="GraniteForCausalLM",
         architecture="granite",
         config={"residual_multiplier": 0.5, "embedding_multiplier": 2.0, "logits_scaling": 3.0},

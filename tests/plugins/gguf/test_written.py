@@ -97,6 +97,7 @@ FAMILIES = [
         config={"query_pre_attn_scalar": 16, "num_hidden_layers": 3, "layer_types": [SLIDING, FULL, SLIDING]},
     ),
     Family(model_class="Phi3ForCausalLM", config={"sliding_window": None}),
+    Family(model_class="Phi3ForCausalLM", config={"sliding_window": 16}, name="window"),
     Family(
         model_class="Phi3ForCausalLM",
         config={"sliding_window": None, "rope_parameters": LONG, "original_max_position_embeddings": 64},
