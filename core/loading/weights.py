@@ -93,6 +93,7 @@ def load_weights(
     headers = {path: file.tensors for path, file in by_path.items()}
     with open_files(files) as contents:
         reads = parameters.shares(plan_reads(parameters.shapes, headers, weight_map, format, contents))
+    parameters.unpack_exactly(reads)
     if storage is not None:
         parameters.create_packed(storage, reads, quantization)
     _say_unpacked(reads, parameters)
@@ -114,12 +115,13 @@ def _say_unpacked(reads: Sequence[Read], parameters: _Loaded) -> None:
     unpacked = [read for read in reads if read.parts and not parameters.takes_codes(read.target)]
     if not unpacked:
         return
-    size = sum(prod(read.shape) * _TORCH[read.dtype].itemsize for read in unpacked)
+    types = ["F32" if parameters.unpacks_exactly(read.target) else read.dtype for read in unpacked]
+    size = sum(prod(read.shape) * _TORCH[type].itemsize for read, type in zip(unpacked, types, strict=True))
     log.info(
         "%d of %d quantized weights are unpacked to %s, %.1f MB (of %s, for example), which no kernel takes as it is",
         len(unpacked),
         sum(bool(read.parts) for read in reads),
-        unpacked[0].dtype,
+        " and ".join(sorted(set(types))),
         size / 1e6,
         unpacked[0].target,
     )
@@ -137,7 +139,8 @@ def _load(
         if parameters.takes_codes(read.target):
             parameters.load_codes(read, parts, format)
             return
-        for piece, numbers in _ready(read, tensor, parts, format):
+        exact = parameters.unpacks_exactly(read.target)
+        for piece, numbers in _ready(read, tensor, parts, format, exact=exact):
             for share, own in _taken(piece, numbers):
                 parameters.load(share, own)
     except ModelError as error:
@@ -205,19 +208,27 @@ def _tensors(
 
 
 def _ready(
-    read: Read, tensor: torch.Tensor, parts: Mapping[str, torch.Tensor], format: BuiltQuantizationFormat | None
+    read: Read,
+    tensor: torch.Tensor,
+    parts: Mapping[str, torch.Tensor],
+    format: BuiltQuantizationFormat | None,
+    *,
+    exact: bool,
 ) -> Iterator[tuple[Read, torch.Tensor]]:
-    """The tensor unpacked and the right way round; one that has to be changed comes entry by entry, if it has any."""
+    """The tensor unpacked and the right way round; one that has to be changed comes entry by entry, if it has any.
+
+    `exact`: what is unpacked stays in float32.
+    """
     change = read.change or _unchanged
     if not parts and not read.transposed:
         yield read, change(tensor)
         return
     if len(read.shape) == 2:
-        unpacked = _unpacked(tensor, parts, format)
+        unpacked = _unpacked(tensor, parts, format, exact=exact)
         yield read, change(unpacked if read.rows is None or not parts else unpacked[slice(*read.rows)])
         return
     for entry, own in _entries(read, parts):
-        yield replace(read, entry=entry), change(_unpacked(tensor[entry], own, format))
+        yield replace(read, entry=entry), change(_unpacked(tensor[entry], own, format, exact=exact))
 
 
 def _entries(read: Read, parts: Mapping[str, torch.Tensor]) -> Iterator[tuple[int, Mapping[str, torch.Tensor]]]:
@@ -245,14 +256,15 @@ def _taken(read: Read, tensor: torch.Tensor) -> Iterator[tuple[Read, torch.Tenso
 
 
 def _unpacked(
-    tensor: torch.Tensor, parts: Mapping[str, torch.Tensor], format: BuiltQuantizationFormat | None
+    tensor: torch.Tensor, parts: Mapping[str, torch.Tensor], format: BuiltQuantizationFormat | None, *, exact: bool
 ) -> torch.Tensor:
     if not parts:
         return tensor.transpose(-1, -2)
     if isinstance(format, Unpacks):
         return format.unpack(parts)
     assert isinstance(format, HasCodes), "a format has codes or unpacks"
-    return format.codes(parts).values().to(_TORCH[format.dtype])
+    values = format.codes(parts).values()
+    return values if exact else values.to(_TORCH[format.dtype])
 
 
 def _parts(read: Read, tensor: torch.Tensor, opened: OpenFiles) -> dict[str, torch.Tensor]:
@@ -303,6 +315,7 @@ class _Loaded:
         self._rounded: dict[str, Rounding] = {}  # by parameter, where no method takes its codes
         self._rounded_copies: dict[str, Rounding] = {}  # likewise, by the name of a projection that shares a table
         self._second: dict[str, torch.Tensor] = {}  # by alias
+        self._exact: set[str] = set()  # parameters that quantized weights are unpacked into without rounding
         self.shapes = Parameters(
             shapes={names[0]: tuple(parameter.shape) for names, parameter in self._parameters},
             aliases={name: names[0] for names, _ in self._parameters for name in names},
@@ -318,6 +331,20 @@ class _Loaded:
             for read in reads
             for share in (self._layouts[read.target].cut(read) if read.target in self._layouts else (read,))
         ]
+
+    def unpack_exactly(self, reads: Sequence[Read]) -> None:
+        """Finds the parameters that are stored in a wider type than what is unpacked is rounded to, as a rule.
+
+        They are those of no projection or table, and those of which another part is a plain weight in float32.
+        """
+        quantized = {read.target for read in reads if read.parts}
+        plain = {read.target for read in reads if not read.parts and read.dtype == "F32"}
+        modules = {names[0]: self._module(names[0]) for names, _ in self._parameters}
+        own = {name for name in quantized if not isinstance(modules[name], Linear | Embedding | ExpertLayer)}
+        self._exact = (quantized & plain) | own
+
+    def unpacks_exactly(self, target: str) -> bool:
+        return target in self._exact
 
     def _shape(self, target: str) -> tuple[int, ...]:
         """The shape of a parameter here."""

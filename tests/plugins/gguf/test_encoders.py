@@ -251,12 +251,12 @@ PACKED = {
     ("kind", "pooling"), [("bert", 1), ("bert", 2), ("distilbert", 1), ("xlm-roberta", 1), ("xlm-roberta", 3)]
 )
 def test_vectors_of_texts(kind: str, pooling: int, tmp_path: Path) -> None:
-    """Pooled as the file says, and normalized as llama.cpp does. Some are packed."""
+    """Pooled as the file says, and normalized as llama.cpp does. Some are packed, all of a fused weight or a part."""
     berts = kind != "xlm-roberta"
     tokenizer, metadata = word_pieces(lowercase=True) if berts else unigrams()
     model = tiny(kind, tokenizer.get_vocab_size(), **({} if berts else {"pad_token_id": 1, "type_vocab_size": 1}))
     path = tmp_path / "tiny.gguf"
-    packed = PACKED if pooling > 1 else {}
+    packed = {1: {}, 2: PACKED, 3: {**PACKED, "attn_k": Type.F32}}[pooling]
     write(path, model, {**metadata, "bert.pooling_type": pooling}, types=packed, skip=0 if berts else 2)
     texts = [tuple(read(metadata).encode(text).ids) for text in TEXTS]
     built = engine(path)
