@@ -64,6 +64,15 @@ _LLAMA4 = {
     **{f"ffn_{part}_shexp": f"feed_forward.shared_expert.{part}_proj" for part in _SHARED_EXPERTS},
     "ffn_gate_inp": "feed_forward.router",
 }
+# Of a layer that predicts further tokens, after "blk.N.nextn.".
+NEXT_TOKEN = {
+    "eh_proj.weight": "eh_proj.weight",
+    "enorm.weight": "enorm.weight",
+    "hnorm.weight": "hnorm.weight",
+    "embed_tokens.weight": "embed_tokens.weight",
+    "shared_head_norm.weight": "shared_head.norm.weight",
+    "shared_head_head.weight": "shared_head.head.weight",
+}
 _ENCODER = {
     "attn_q": "attention.self.query",
     "attn_k": "attention.self.key",
@@ -300,6 +309,7 @@ def _deepseek(keys: Keys) -> dict[str, Any]:
         "n_shared_experts": keys.number("expert_shared_count"),
         "moe_intermediate_size": keys.number("expert_feed_forward_length"),
         "routed_scaling_factor": keys.get("expert_weights_scale", 1.0),
+        "num_nextn_predict_layers": keys.get("nextn_predict_layers", 0),
     }
     return own | _expert_groups(keys)
 
@@ -310,7 +320,7 @@ def _expert_groups(keys: Keys) -> dict[str, Any]:
     groups = {"n_group": count, "topk_group": used}
     normalised = bool(keys.get("expert_weights_norm", False))
     if keys.get("expert_gating_func") == _SIGMOID:
-        return {**groups, "norm_topk_prob": normalised, "num_nextn_predict_layers": 0}
+        return {**groups, "norm_topk_prob": normalised}
     if normalised:
         raise ModelError(
             f"{keys.path}: {keys.architecture}.expert_weights_norm is true, which is not read where experts are chosen "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from maxserve.interfaces.errors import ModelError
 from maxserve.interfaces.weight_format import TensorInfo
 from maxserve.plugins.gguf.container import Container, TensorPlace
-from maxserve.plugins.gguf.families import Family, Keys, layer_name
+from maxserve.plugins.gguf.families import NEXT_TOKEN, Family, Keys, layer_name
 from maxserve.plugins.gguf.types import PLAIN
 
 if TYPE_CHECKING:
@@ -109,9 +109,14 @@ def _named(name: str, place: TensorPlace, container: Container, keys: Keys, fami
         if name == "token_types.weight" and len(place.shape) == 1:  # of one kind of part
             place = replace(place, shape=(1, *place.shape))
         return {outer: Source(places=(place,), arrange=_arranged(outer, place, keys, family))}
-    if len(parts) != 4 or parts[0] != "blk" or not parts[1].isdigit():
+    if len(parts) < 4 or parts[0] != "blk" or not parts[1].isdigit():
         return None
     layer = f"{family.layers}{int(parts[1])}."
+    if parts[2] == "nextn":
+        ours = NEXT_TOKEN.get(".".join(parts[3:]))
+        return None if ours is None else {layer + ours: Source(places=(place,))}
+    if len(parts) != 4:
+        return None
     _check_stack(name, place, container, keys)
     if family.alternating and parts[2] in _PAIRED:
         return _alternating(parts, layer, container)

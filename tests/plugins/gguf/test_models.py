@@ -21,6 +21,7 @@ from maxserve.plugins.gguf.types import BY_NAME
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Served, continuation
 from maxserve.testing.tiny_configs import tiny_config
+from tests.plugins.gguf.conftest import Writer
 
 # Rows of 256 inputs, which is what the larger blocks have.
 SIZES: Mapping[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "max_position_embeddings": 128}
@@ -254,6 +255,33 @@ def test_keys_and_values_of_all_heads_may_be_one_tensor(write_gguf: Callable[...
         reference = tiny(Family(model_class="DeepseekV2ForCausalLM", architecture="deepseek2", config=LATENT))
         write_gguf(tmp_path / "tiny.gguf", reference, "deepseek2", types, OLD)
         compare(serve(tmp_path / "tiny.gguf"), reference)
+
+
+def test_layers_that_predict_further_tokens_are_drafted_with_where_that_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    family = next(each for each in FAMILIES if each.model_class == "DeepseekV3ForCausalLM")
+    reference = tiny(family)
+    config, path = reference.config, tmp_path / "tiny.gguf"
+    reference.model.layers.append(randomised(type(reference.model.layers[1])(config, 2)))
+    config.num_hidden_layers = 3
+    writer = Writer(path, reference, "deepseek2", plain, torch.float32)
+    for norm in ("enorm", "hnorm", "shared_head_norm"):
+        writer.tensor(f"blk.2.nextn.{norm}.weight", torch.ones(config.hidden_size))
+    writer.tensor("blk.2.nextn.eh_proj.weight", torch.randn(config.hidden_size, 2 * config.hidden_size))
+    for table in ("embed_tokens", "shared_head_head"):
+        writer.tensor(f"blk.2.nextn.{table}.weight", torch.zeros(config.vocab_size, config.hidden_size))
+    writer.write({**family.metadata, "nextn_predict_layers": 1})
+    del reference.model.layers[2]
+    config.num_hidden_layers = 2
+    with caplog.at_level("INFO"):
+        compare(serve(path), reference)
+        assert "the checkpoint has layers that predict further tokens" in caplog.text
+        assert "draft head: " not in caplog.text
+        served = serve(path, speculative_method="mtp")
+        compare(served, reference)
+    assert "draft head: " in caplog.text
+    assert served.engine.stats().draft_tokens > 0
 
 
 @pytest.mark.parametrize(
