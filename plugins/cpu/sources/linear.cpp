@@ -81,7 +81,7 @@ template <class W>
 long rows_at_once(const Product& p) {
   constexpr bool units = ON_UNITS<W>, whole = std::is_same<W, Whole>::value;
   constexpr long step = units ? 32 : ROWS, few = whole ? 96 : units ? 64 : 8 * ROWS;
-  constexpr long entries = units && !whole ? 65536 : std::is_same<W, Dot>::value ? 262144 : 131072;
+  constexpr long entries = (units && !whole) || std::is_same<W, Dot>::value ? 262144 : 131072;
   const long rows = std::max(few, entries / p.inputs / step * step);
   return p.m <= rows + rows / 2 ? p.m : rows;
 }
