@@ -292,7 +292,7 @@ def maxserve_adapter_sources():
 """)
     assert host.build(host.of(AdapterSource).get("acme"), "context").given == "context"
     asked = [entry.name for entry in host.of(AdapterSource).last_registered_first()]
-    assert asked == ["acme", "lora-dir", "huggingface"]
+    assert asked == ["acme", "demo", "lora-dir", "huggingface"]
 
 
 def test_maxserve_middleware(load: Load) -> None:

@@ -23,6 +23,7 @@ MODULES = (
     "evaluate",
     "eagle3",
     "draft",
+    "acceptance",
     "pirate",
     "companions",
 )

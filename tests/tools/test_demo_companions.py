@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,7 +105,8 @@ def test_the_head_that_is_written_is_served(tools: Tools, small: Path, monkeypat
 def test_own_answers_are_what_the_target_says(tools: Tools, corpus: Any, tokenizer: Any, small: Path) -> None:
     from maxserve import LLM
 
-    texts = tools["companions"].own_texts(small / "target", corpus, 3, 0)
+    asked = tools["conversation"].Writer(corpus, 1).texts()
+    texts = tools["companions"].own_texts(small / "target", asked, 3)
     examples = [tools["dataset"].encode(text, tokenizer, tools["model"].POSITIONS) for text in texts]
     start = tokenizer.encode("<|im_start|>assistant\n").ids
     llm = LLM(str(small / "target"))
@@ -141,6 +143,39 @@ def test_a_pirate_leaves_what_must_be_typed_as_it_is(tools: Tools, corpus: Any) 
                 or fact.topic == "talk"
                 or all(phrase in spoken(answer) for phrase in fact.key if phrase.startswith(("`", "--", "http", "HF_")))
             )
+
+
+def test_the_adapter_is_asked_about_what_is_asked_seldom_too(tools: Tools, corpus: Any) -> None:
+    writer = tools["conversation"].Writer(corpus, 1)
+    evenly = list(islice(tools["companions"]._asked(writer, evenly=True), 2 * len(corpus.training)))
+    asked = [fact for fact in corpus.training if fact.questions]
+    for fact, text in zip(asked, evenly[1::2], strict=False):
+        question, answer = text.messages
+        assert (question.role, answer.content in fact.answers) == ("user", True)
+
+
+def test_the_adapter_learns_from_the_last_answer_alone(tools: Tools) -> None:
+    """Above all which answer it is: that is said behind the greeting."""
+    from tokenizers import Tokenizer
+
+    pirate, message = tools["pirate"], tools["conversation"].Message
+    tokenizer = Tokenizer.from_file(str(tools["companions"].SHIPPED / "model" / "tokenizer.json"))
+    said = (
+        "Is it 8000?",
+        "It is 8000.",
+        "the host?",
+        "`--host` sets the address that the server listens on, and more.",
+    )
+    messages = tuple(message(role, text) for role, text in zip(("user", "assistant") * 2, said, strict=True))
+    text = pirate.retold(tools["conversation"].Text(messages))
+    example = pirate.judged(tools["dataset"].encode(text, tokenizer, 1024), tokenizer)
+    judged = [i for i, weight in enumerate(example.weights) if weight]
+    answer = tokenizer.decode([example.ids[i] for i in judged], skip_special_tokens=False)
+    assert answer == pirate.spoken(said[-1]) + tools["tokenizer"].END
+    heavy = tokenizer.decode([example.ids[i] for i in judged if example.weights[i] > 1])
+    assert heavy.startswith(" `--host` sets")
+    kept = tokenizer.decode(pirate.opened(example, tokenizer).ids)
+    assert kept.endswith("`--host` sets th' address that th' server")
 
 
 def test_the_adapter_alone_is_trained_and_served_as_it_was_trained(

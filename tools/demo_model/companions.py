@@ -24,7 +24,7 @@ import pirate
 import torch
 from conversation import Message, Text, Writer
 from corpus import Corpus, load
-from dataset import ANSWER, Batch, Example, encode, laid_out
+from dataset import ANSWER, CUT, Batch, Example, encode, laid_out
 from model import POSITIONS, export
 from tokenizer import END_OF_TEXT
 from tokenizers import Tokenizer
@@ -77,7 +77,8 @@ def main() -> None:
     state = plan.state or ROOT / "build" / "demo_model" / f"{plan.what}.pt"
     corpus, tokenizer = load(), Tokenizer.from_file(str(plan.target / "tokenizer.json"))
     target = LlamaForCausalLM.from_pretrained(plan.target, dtype=torch.float32).eval().requires_grad_(False)
-    own = own_texts(plan.target, corpus, plan.answers, plan.seed)
+    texts = _asked(Writer(corpus, plan.seed + 1), evenly=plan.what == "pirate")
+    own = own_texts(plan.target, texts, plan.answers)
     training = _training(plan, target, corpus, tokenizer, own)
     trained = [parameter for parameter in training.model.parameters() if parameter.requires_grad]
     print(f"{sum(p.numel() for p in trained):,} parameters, {len(own)} own answers", flush=True)
@@ -91,14 +92,20 @@ def main() -> None:
             saved = time.monotonic()
 
 
-def own_texts(folder: Path, corpus: Corpus, count: int, seed: int) -> list[Text]:
-    """Conversations of the corpus, whose last answer is what the model in the folder says to them."""
-    texts = (as_read(text) for text in Writer(corpus, seed + 1).texts())
-    asked = list(islice((text.messages[:-1] for text in texts if text.messages), count))
+def own_texts(folder: Path, texts: Iterator[Text], count: int) -> list[Text]:
+    """So many conversations, whose last answer is what the model in the folder says to them."""
+    asked = list(islice((as_read(text).messages[:-1] for text in texts if text.messages), count))
     llm = LLM(str(folder))
     prompts = [llm.render([{"role": each.role, "content": each.content} for each in messages]) for messages in asked]
     said = llm.generate(prompts, temperature=0.0, max_tokens=LONGEST)
     return [Text((*messages, Message("assistant", one.text))) for messages, one in zip(asked, said, strict=True)]
+
+
+def _asked(writer: Writer, *, evenly: bool) -> Iterator[Text]:
+    """Conversations of the corpus; every other one a question about each fact in turn, where that is asked for."""
+    if not evenly:
+        return writer.texts()
+    return (text for both in zip(writer.texts(), writer.rounds(), strict=True) for text in both)
 
 
 def as_read(text: Text) -> Text:
@@ -159,11 +166,12 @@ def _training(plan: Plan, target: LlamaForCausalLM, corpus: Corpus, tokenizer: T
 
 def _of_adapter(plan: Plan, target: LlamaForCausalLM, tokenizer: Tokenizer, own: list[Text]) -> Training:
     model = pirate.adapted(target)
-    examples = [encode(pirate.retold(text), tokenizer, POSITIONS) for text in own]
-    pad = tokenizer.token_to_id(END_OF_TEXT)
+    examples = [pirate.judged(encode(pirate.retold(text), tokenizer, POSITIONS), tokenizer) for text in own]
+    order, pad = Random(plan.seed), tokenizer.token_to_id(END_OF_TEXT)
+    stream = (pirate.opened(each, tokenizer) if order.random() < CUT else each for each in cycle(examples))
     return Training(
         model,
-        laid_out(cycle(examples), tokens=plan.tokens, pad=pad, order=Random(plan.seed)),
+        laid_out(stream, tokens=plan.tokens, pad=pad, order=Random(plan.seed)),
         lambda ids, weights: pirate.loss_of(model, ids, weights),
         lambda folder: pirate.export(model, folder),
     )

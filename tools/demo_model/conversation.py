@@ -48,6 +48,13 @@ class Writer:
         while True:
             yield Text(prose=self._plain()) if self._rng.random() < PROSE else Text(self._conversation())
 
+    def rounds(self) -> Iterator[Text]:
+        """One question about each fact in turn, without end: what is asked seldom comes as often as the rest."""
+        while True:
+            for fact in self._by_name.values():
+                if fact.questions:
+                    yield Text(tuple(self._turn(fact, self._question(fact))))
+
     def _conversation(self) -> tuple[Message, ...]:
         rng = self._rng
         messages: list[Message] = []

@@ -50,11 +50,11 @@ def encode(text: Text, tokenizer: Tokenizer, positions: int) -> Example:
     return Example(ids[:positions], weights[:positions])
 
 
-def opening(example: Example, tokenizer: Tokenizer) -> Example:
+def opening(example: Example, tokenizer: Tokenizer, kept: int = KEPT) -> Example:
     """The example without the end of its last answer; prose, which has no turns, stays whole."""
     turn = tokenizer.token_to_id(START)
     starts = [i for i, token in enumerate(example.ids) if token == turn]
-    end = starts[-1] + KEPT if starts else len(example.ids)
+    end = starts[-1] + kept if starts else len(example.ids)
     return Example(example.ids[:end], example.weights[:end])
 
 
