@@ -141,6 +141,7 @@ class LayerCompilerChecks:
         made: list[list[Tensor]] = []
         for attention, stack in ((None, False), (self._build, False), (self._build, True)):
             seen: list[list[Tensor]] = []
+            results: list[Tensor] = []
             for some in steps:
                 model = self._model(host, kind, config)
                 cache = TinyCache(config.cache_layers, max_length=401, scatter=1, attention=attention)
