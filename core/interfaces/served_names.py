@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from maxserve.core.interfaces.errors import RequestError
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["ServedName", "ServedNames"]
-
-NONE_LEFT_OUT: Mapping[str, RequestError] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,18 +109,18 @@ class ServedNames:
         self._left_out.pop(served.name, None)
         self._names[served.name] = served
 
-    def remove(self, name: str) -> ServedName:
+    def remove(self, name: str) -> None:
         """One name less; requests under way go on. ValueError for the model's own name, and one that is not there."""
         if name == self._own.name or name not in self._names:
             raise ValueError(f"the name {name!r} cannot be removed: {self._listed()} are served")
-        return self._names.pop(name)
+        del self._names[name]
 
-    def restore(self, info: ModelInfo, left_out: Mapping[str, RequestError] = NONE_LEFT_OUT) -> None:
-        """A new worker serves this: its adapters are those of the info, whatever the one before had.
+    def leave_out(self, errors: Mapping[str, RequestError]) -> None:
+        """Has requests for these names answered so until they are added; forgets those of an earlier call."""
+        self._left_out = dict(errors)
 
-        `left_out` are answers to requests for adapters that it is not to have, by name.
-        """
-        self._left_out = dict(left_out)
+    def restore(self, info: ModelInfo) -> None:
+        """A new worker serves this: its adapters are those of the info, whatever the one before had."""
         for served in self:
             if served.adapter and (served.adapter not in info.adapters or served.name == served.adapter):
                 self.remove(served.name)

@@ -166,7 +166,8 @@ class Serving:
                 app = self._build_app(info, text)
                 settle_heap()  # modules and vocabulary stay for good
             if made_for is not None and self._served is not None:
-                self._served.names.restore(info, self._plan.client.adapters.left_out)
+                self._served.names.leave_out(self._plan.client.adapters.left_out)
+                self._served.names.restore(info)
             if self._plan.client.ready:
                 self._gate.open(app)
             if made_for is None:

@@ -193,7 +193,8 @@ class Adapters:
 
     async def _evict(self, name: str) -> None:
         """Unloads an adapter that no request uses. Who asks for it from now on has it loaded again."""
-        served = self._context.names.remove(name)
+        served = next(each for each in self._context.names if each.name == name)
+        self._context.names.remove(name)
         try:
             await self._unload(AdapterChange(id=uuid4().hex, action="unload", name=name, wait=False))
         except RequestError as error:  # a request uses it that began earlier

@@ -77,6 +77,21 @@ def test_names_are_those_of_the_adapters_that_a_new_worker_has(names: ServedName
     }
 
 
+def test_names_that_are_left_out_say_why_until_they_are_added(names: ServedNames) -> None:
+    async def load(name: str) -> None:
+        raise AssertionError(f"{name} is loaded")
+
+    names.load_with(load)
+    names.leave_out({"deadly": RequestError("workers died of it", status=503)})
+    with pytest.raises(RequestError, match="workers died of it"):
+        names.get("deadly")
+    with pytest.raises(RequestError, match="workers died of it") as caught:
+        asyncio.run(names.load("deadly"))
+    assert caught.value.status == 503
+    names.add(ServedName(name="deadly", adapter="deadly", parent="acme/tiny"))
+    assert names.get("deadly").adapter == "deadly"
+
+
 def test_names_that_are_not_served_are_loaded_where_something_has_them(names: ServedNames) -> None:
     asked: list[str] = []
 
