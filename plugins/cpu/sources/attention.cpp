@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr long BLOCK = 128;    // positions looked at in one go
+constexpr long BLOCK = 128;   // positions looked at in one go
 constexpr long CHUNK = 512;   // positions of one decoding sequence that a thread takes
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
 constexpr long TALL = 96;     // rows, a query head of a token each, that share what is made of a block of keys and values
@@ -698,7 +698,7 @@ void clear_values(const Call& call, const Stored& stored) {
 // it is weighed, and its values added after the next one is: units wait for what vectors have just written, and they for it.
 template <class Products>
 void prompt_by_pairs(const Call& call, const Task& task) {
-  
+  static_assert(BLOCK % (2 * LANES) == 0);
   constexpr long HEIGHT = Products::HEIGHT;
   const Products products;
   Room& own = room;

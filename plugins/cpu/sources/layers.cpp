@@ -240,18 +240,23 @@ class Layer {
   const Program& program_;
   Buffers buffers_;
   Step step_;
-  std::vector<Stretch> stretches_;
+  std::vector<Stretch> stretches_;  // of long prompts; other steps do without
   std::vector<Tasks*> tasks_;  // by operation
   long width_ = 0;             // of the arena
+
+  void run_whole(long begin, long end) const {
+    for (long i = begin; i < end; i++) {
+      const Operation& o = program_.operations[i];
+      if (o.kind == ATTEND) attend(attention_of(o, buffers_, step_), *tasks_[i]);
+      else run(o, buffers_, step_, buffers_.tokens);
+    }
+  }
 
   // The rows of long prompts go through all operations of a stretch some at a time, by one thread, whose cache keeps what
   // one leaves for the next.
   void run_rows(const Stretch& stretch) const {
     const long tokens = buffers_.tokens;
-    if (step_.adapted || !stretch.apart || tokens < TOGETHER * 2 * threads()) {
-      for (long i = stretch.begin; i < stretch.end; i++) run(program_.operations[i], buffers_, step_, tokens);
-      return;
-    }
+    if (!stretch.apart || tokens < TOGETHER * 2 * threads()) return run_whole(stretch.begin, stretch.end);
     if (own_size < width_ * TOGETHER) own.reset(new float[own_size = width_ * TOGETHER]);
     Buffers some = buffers_;
     some.own = own.get(), some.near = &stretch.near;
@@ -266,7 +271,8 @@ class Layer {
 
  public:
   Layer(const Program& p, Buffers b, Step s, Divided& divided)
-      : program_(p), buffers_(b), step_(std::move(s)), stretches_(stretches_of(p)) {
+      : program_(p), buffers_(b), step_(std::move(s)) {
+    if (!step_.adapted && b.tokens >= 2 * TOGETHER) stretches_ = stretches_of(p);
     tasks_.resize(p.count);
     for (long i = 0; i < p.count; i++) {
       if (p.operations[i].kind == ATTEND) tasks_[i] = divided.of(attention_of(p.operations[i], buffers_, step_));
@@ -278,9 +284,9 @@ class Layer {
   float* out() const { return buffers_.out; }
 
   void run_all() const {
+    if (stretches_.empty()) return run_whole(0, program_.count);
     for (const Stretch& stretch : stretches_) {
-      const Operation& o = program_.operations[stretch.begin];
-      if (o.kind == ATTEND) attend(attention_of(o, buffers_, step_), *tasks_[stretch.begin]);
+      if (program_.operations[stretch.begin].kind == ATTEND) run_whole(stretch.begin, stretch.end);
       else run_rows(stretch);
     }
   }
