@@ -102,8 +102,10 @@ def main() -> None:
 
 def compare(plain: LLM, adapted: LLM, names: list[str], bytes: int, chosen: argparse.Namespace) -> None:
     took: dict[int | None, list[float]] = {}
+    turns = [None, *COUNTS]
     for round in range(chosen.rounds + 1):  # the first one is not counted
-        for count in (None, *COUNTS):
+        turns.append(turns.pop(0))  # none is always the one after a pause, or after the longest
+        for count in turns:
             llm, own = (plain, []) if count is None else (adapted, names[:count])
             seconds = decoding(llm, own, chosen.streams, chosen.tokens)
             if round:
