@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from maxserve.core.config.components import unused_chunking
-from maxserve.core.engine.adapters import AdapterRunner, Adapters, adapt, build_adapters
+from maxserve.core.engine.adapters import no_adapters
 from maxserve.core.engine.caches import (
     build_attention,
     build_cache,
@@ -150,10 +150,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     module = loader.build(Model, "prepare, forward and logits")
     parameters = sum(parameter.numel() for parameter in module.parameters())
     needs = draft_needs(target, spec, files)
-    rows = loader.computation.row_dtype(files.encoding)
-    adapters = build_adapters(
-        target.host, target.sections, module, loader.weight_map(), target.compute, rows, target.device, files.path
-    )
+    adapters = loader.adapter_pool(module)
     layers = (*spec.cache_layers, *needs.layers)
     format = choose_cache_format(target, layers, unset=lambda: _cache_dtype(loader, files))
     factors = cache_factors(target, files, spec.cache_layers, layers) if format.factored else ()
@@ -171,7 +168,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         held,
         format,
         unrounded=loader.unrounded_bytes(module),
-        adapters=0 if adapters is None else adapters.table.memory(),
+        adapters=0 if adapters is None else adapters.memory,
     )
     loader.fill(module, plan.max_length)
     return Loaded(
@@ -239,12 +236,13 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     limits = _limits(target, scheduler, spec, plan)
     cache = build_cache(target, loaded, limits.rows)
     attention = build_attention(target, loaded, cache)
-    module = cast("torch.nn.Module", loaded.model)
-    adapters = Adapters(None if loaded.adapters is None else loaded.adapters.table)
-    adapters.tower = adapt(module, loaded.adapters, adapters.step_rows)
+    module, pool = cast("torch.nn.Module", loaded.model), loaded.adapters
+    if pool is not None:
+        pool.correct()
     target.chooser.compile_layers(module, attention, target.compute)
-    adapters.load_initial()
-    info = _info(target, loaded, adapters.sources)
+    if pool is not None:
+        pool.load_initial()
+    info = _info(target, loaded, {} if pool is None else pool.sources)
     if info.name in info.adapters:
         raise SettingsError(f"an adapter has the name {info.name!r}, which is the model's; give it another one")
     runner = _runner(target, loaded, attention)
@@ -263,10 +261,10 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             target.device,
             images=images,
             block_tables=group_block_tables(loaded, cache),
-            adapters=adapters.serves,
+            adapters=pool,
         ),
-        runner=AdapterRunner(runner, adapters.step_rows) if adapters.serves else runner,
-        adapters=adapters,
+        runner=runner if pool is None else pool.around(runner),
+        adapters=pool or no_adapters(),
         images=images,
         pipeline=build_pipeline(
             target.host,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maxserve.core.engine.adapters import rows_by_slot
 from maxserve.core.engine.ledger import KNOWN
 from maxserve.core.interfaces.inputs import StepInputs
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from maxserve.core.engine.step import Step
+    from maxserve.core.interfaces.adapter import AdapterSlots
     from maxserve.core.interfaces.cache import Cache
     from maxserve.core.interfaces.images import ImagesOfSteps
 
@@ -47,7 +47,7 @@ class InputsBuilder:
     """Builds the inputs of a step. Sequences keep the order of the plan; an empty step has inputs without tokens.
 
     `block_tables` are those of each group of layers, [groups, rows, pages], where layers have tables of their own.
-    With `adapters`, requests may have some.
+    With `adapters`, requests may have some of them.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class InputsBuilder:
         *,
         images: ImagesOfSteps | None = None,
         block_tables: NDArray[np.int32] | None = None,
-        adapters: bool = False,
+        adapters: AdapterSlots | None = None,
     ) -> None:
         self._cache = cache
         self._block_tables = block_tables
@@ -73,12 +73,13 @@ class InputsBuilder:
         inputs = self._inputs(where, self._to_device(_new_tokens(step)), logit_rows)
         if self._images is not None and step.size:
             self._fill_images(self._images, step, inputs)
-        if self._adapters:
+        if self._adapters is not None:
             own = [0 if s.adapter is None else s.adapter.slot for s in step.sequences]
             slots = np.repeat(np.array(own, dtype=np.int64), step.stops - step.starts)
-            inputs.adapter_rows = found = rows_by_slot(slots, self._device)
-            all_rows = len(logit_rows) == len(slots)
-            inputs.logit_adapter_rows = found if all_rows else rows_by_slot(slots[logit_rows], self._device)
+            inputs.adapter_rows = found = self._adapters.rows(slots, self._device)
+            if len(logit_rows) != len(slots):
+                found = self._adapters.rows(slots[logit_rows], self._device)
+            inputs.logit_adapter_rows = found
         return self._grouped(inputs, where)
 
     def _fill_images(self, images: ImagesOfSteps, step: Step, inputs: StepInputs) -> None:

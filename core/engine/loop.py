@@ -28,7 +28,7 @@ from maxserve.core.interfaces.scheduler import Work
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.adapters import ServedAdapter
+    from maxserve.core.interfaces.adapter import SlottedAdapter
     from maxserve.core.interfaces.request import AdapterChange
 
 log = logging.getLogger("maxserve.engine")
@@ -129,7 +129,7 @@ class Engine:
         found, self._adapters.rejected = self._adapters.rejected, []
         return found
 
-    def _sequence(self, request: Request, adapter: ServedAdapter | None = None) -> Sequence:
+    def _sequence(self, request: Request, adapter: SlottedAdapter | None = None) -> Sequence:
         params = request.params
         wanted = self._limits.max_length if params.max_tokens is None else len(request.prompt) + params.max_tokens
         # A text under a grammar ends where that does, also when eos is ignored: nothing else may follow.
@@ -143,7 +143,7 @@ class Engine:
             params=self._parts.read_params(params.fields),
             regimes=self._limits.prompt_regimes,
             adapter=adapter,
-            adapters=self._adapters.serves,
+            adapters=self._adapters.slots > 0,
             ledger=self._ledger,
         )
 

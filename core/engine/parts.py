@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maxserve.core.engine.adapters import Adapters
+from maxserve.core.engine.adapters import no_adapters
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.draw import Pipeline
     from maxserve.core.engine.inputs import InputsBuilder
     from maxserve.core.engine.overlap import DeviceQueue
+    from maxserve.core.interfaces.adapter import AdapterSlots
     from maxserve.core.interfaces.cache import Cache
     from maxserve.core.interfaces.engine import ModelInfo
     from maxserve.core.interfaces.images import ImagesOfSteps
@@ -98,7 +99,7 @@ class Parts:
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
     grammars: GrammarManager = field(default_factory=GrammarManager)
     grammar_backend: str | None = None
-    adapters: Adapters = field(default_factory=lambda: Adapters(None))
+    adapters: AdapterSlots = field(default_factory=no_adapters)
     max_steps: int = 1
     device_queue: DeviceQueue | None = None
     drafting: Drafting | None = None

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maxserve.core.engine.adapters import PATIENCE
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import SeenSequence, Sequence
 from maxserve.core.interfaces.cache import CacheSizes
@@ -22,11 +21,12 @@ from maxserve.core.interfaces.scheduler import Limits, SequenceView, StepCost, W
 from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
-    from maxserve.core.engine.adapters import ServedAdapter
+    from maxserve.core.interfaces.adapter import SlottedAdapter
     from maxserve.core.interfaces.cache import Cache
 
 log = logging.getLogger("maxserve.engine")
 
+PATIENCE = 2.0  # seconds after which a request that waits for a slot goes before later ones that have theirs
 MOST_HELD_BACK = 64  # requests that wait for a prefix, in one plan; looking at a request costs a search of the cache
 
 
@@ -303,7 +303,7 @@ class StepPlan:
             self._tag(row, sequence.request.user, sequence.request.pinned)
         return True
 
-    def _enter(self, sequence: Sequence, adapter: ServedAdapter) -> bool:
+    def _enter(self, sequence: Sequence, adapter: SlottedAdapter) -> bool:
         try:
             return sequence not in self.failed and adapter.pool.enter(adapter)
         except Exception as error:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.adapters import ServedAdapter
     from maxserve.core.engine.grammar_state import GrammarState
+    from maxserve.core.interfaces.adapter import SlottedAdapter
     from maxserve.core.interfaces.images import ImagesOfPrompt
 
 AHEAD = 32  # random numbers made at once: one call of numpy's costs as much as all of them
@@ -75,7 +75,7 @@ class Sequence:
         params: Mapping[type[Any], Any],
         regimes: tuple[int, ...] = (),
         images: ImagesOfPrompt | None = None,
-        adapter: ServedAdapter | None = None,
+        adapter: SlottedAdapter | None = None,
         adapters: bool = False,
         ledger: Ledger | None = None,
     ) -> None:
@@ -315,7 +315,7 @@ class DraftNumbers:
         return found[position % AHEAD]
 
 
-def _salt(request: Request, regimes: tuple[int, ...], adapters: bool, adapter: ServedAdapter | None) -> str:
+def _salt(request: Request, regimes: tuple[int, ...], adapters: bool, adapter: SlottedAdapter | None) -> str:
     """What prefixes are shared under: the request's own salt, the model's regime if it has several, and the adapter.
 
     With `adapters`, all salts begin with the adapter's generation, 0 for none: no client's own is taken for one.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.config import Settings
-    from maxserve.core.engine.adapters import BuiltAdapters
+    from maxserve.core.interfaces.adapter import AdapterSlots
     from maxserve.core.interfaces.architecture import Model, ModelSpec
     from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheFactors, CacheGroup, CacheLayer, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
@@ -71,4 +71,4 @@ class Loaded:
     format: BuiltCacheFormat
     factors: tuple[CacheFactors, ...]
     ends: tuple[int, ...]
-    adapters: BuiltAdapters | None = None
+    adapters: AdapterSlots | None = None

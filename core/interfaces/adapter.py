@@ -13,15 +13,20 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from maxserve.core.interfaces.architecture import WeightMap
+    from maxserve.core.interfaces.component import Components, Declaration, Ref
     from maxserve.core.interfaces.errors import RequestError
     from maxserve.core.interfaces.inputs import AdapterRows
     from maxserve.core.interfaces.request import AdapterChange
+    from maxserve.core.interfaces.runner import Runner
 
 
 __all__ = [
     "Adapter",
     "AdapterContext",
     "AdapterPool",
+    "AdapterPoolContext",
+    "AdapterSlots",
     "AdapterTable",
     "Correction",
     "LatentCorrection",
@@ -31,6 +36,7 @@ __all__ = [
     "Projection",
     "ProjectionKind",
     "SaysChanges",
+    "SlottedAdapter",
 ]
 
 ProjectionKind: TypeAlias = Literal["linear", "head", "embedding", "experts", "latent"]
@@ -47,12 +53,14 @@ LatentCorrection says.
 class Adapter(Component):
     """A way to adapt a model to requests. `build(AdapterContext)` gives an AdapterTable.
 
-    `kinds` are those of the projections that it can adapt; it hears of no others.
+    `kinds` are those of the projections that it can adapt; it hears of no others. `pool(AdapterPoolContext)` gives the
+    AdapterSlots that serve it: they have the table built, and give its slots to those that requests name.
     """
 
     kind: ClassVar[str] = "adapter"
 
     kinds: tuple[ProjectionKind, ...] = ("linear",)
+    pool: Ref = "maxserve.adapters:slot_pool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +211,24 @@ class SaysChanges(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterPoolContext(Context):
+    """The kind of adapters that a pool is for, and the model, whose weights are not loaded yet.
+
+    `weights` says how the model's parameters are called in checkpoints, and `path` is the folder with its config; the
+    types are those of AdapterContext.
+    """
+
+    adapter: Declaration[Adapter]
+    components: Components
+    model: torch.nn.Module
+    weights: WeightMap
+    compute: torch.dtype
+    rows: torch.dtype
+    device: torch.device
+    path: str
+
+
 class PooledAdapter(Protocol):
     """One loaded adapter, a generation of its name. `slot` 0: it has none now."""
 
@@ -269,3 +295,44 @@ class AdapterPool(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class SlottedAdapter(PooledAdapter, Protocol):
+    """A PooledAdapter as generation sees it: a `generation` of its name. `images`: it changes their features."""
+
+    generation: int
+    images: bool
+    pool: AdapterSlots
+
+
+class AdapterSlots(AdapterPool, Protocol):
+    """An AdapterPool with all that generation asks of it. One without `slots` is asked for nothing else."""
+
+    def named(self, name: str) -> SlottedAdapter | None: ...
+    def correct(self) -> None:
+        """Has them correct the model's projections, once these have their weights and before layers are compiled."""
+        ...
+
+    def load_initial(self) -> None:
+        """Loads those that are to be served from the start; SettingsError for one that cannot be."""
+        ...
+
+    def has_room(self, adapter: Any) -> bool:
+        """Whether `enter` would give it a slot now."""
+        ...
+
+    def use(self) -> tuple[tuple[str, int, int], ...]:
+        """Of each adapter with requests its name, how many have a slot and how many wait."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps until there is something to `collect`, or that long."""
+        ...
+
+    def rows(self, slots: NDArray[np.int64], device: torch.device) -> AdapterRows | None:
+        """The rows by adapter, of rows with these slots; None where none has an adapter."""
+        ...
+
+    def around(self, runner: Runner) -> Runner:
+        """A Runner that has projections correct the rows of each step; `logits` takes the slots of its rows, too."""
+        ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from maxserve.core.interfaces.linear import CodesLinear, PackedLinear, SupportsE
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter import ProjectionKind
-    from maxserve.core.loading.corrections import BoundCorrection, TowerRows
 
 Role: TypeAlias = Literal["column", "row", "replicated"]
 """How a projection is shared out among ranks: by its outputs, by its inputs, or not at all."""
@@ -54,37 +53,13 @@ class Adaptable:
     correction: Any = None  # a BoundCorrection, or what else a subclass says
 
 
-class TowerLinear(Adaptable):
-    """A projection that is torch's own, in a tower."""
+class BoundCorrection(Protocol):
+    """A projection's `correction` with the rows of the step that it is called in; `step` knows them."""
 
-    def __init__(self, module: nn.Linear) -> None:
-        self.inputs, self.outputs = module.in_features, module.out_features
-        self.parts = {"": Part(self.outputs)}
-        self._module = module
+    correction: Any
+    step: Any
 
-    def correct(self, bound: BoundCorrection) -> None:
-        """Has it corrected from now on."""
-
-        def hook(module: nn.Module, args: Any, out: Any) -> Tensor:
-            return bound(args[0], out)
-
-        self._module.register_forward_hook(hook)
-
-
-@runtime_checkable
-class NamesHeads(Protocol):
-    """A model whose projections of that name make its logits; in others it is lm_head."""
-
-    @property
-    def heads(self) -> frozenset[str]: ...
-
-
-@runtime_checkable
-class HasTower(Protocol):
-    """A model that computes images with modules of torch's beside its own, and sets `tower_rows` while it does."""
-
-    tower: nn.Module
-    tower_rows: TowerRows
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor: ...
 
 
 class Projection(Adaptable, nn.Module, Generic[P]):

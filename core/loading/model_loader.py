@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from maxserve.core.config.catalog import catalog
+from maxserve.core.interfaces.adapter import AdapterPoolContext
 from maxserve.core.interfaces.engine import EngineContext, EngineOptions
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.interfaces.linear import SupportsCodes
@@ -24,6 +25,7 @@ from maxserve.core.loading.resolve import resolve_checkpoint, resolve_model
 from maxserve.core.loading.tasks import GENERATION, OwnContext, engine_for
 from maxserve.core.loading.weight_files import open_files, open_weights
 from maxserve.core.loading.weights import LinearStorage, load_weights
+from maxserve.core.registry.contracts import built_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from maxserve.core.config import Settings
-    from maxserve.core.engine.adapters import Adapters, BuiltAdapters
+    from maxserve.core.interfaces.adapter import Adapter, AdapterPool, AdapterSlots
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.engine import Engine, ModelFiles, ServedEngine
@@ -96,7 +98,7 @@ class ModelLoader:
         self._host = host
         self._files = files
         self._progress = progress
-        self._adapters: tuple[BuiltAdapters, Adapters] | None = None  # with slots once the module is filled
+        self._adapters: AdapterSlots | None = None  # that `fill` has correct the module
         self._model = model or settings.model
         self._beside: dict[tuple[str, bool], ModelLoader] = {}
 
@@ -224,32 +226,40 @@ class ModelLoader:
             self._progress.phase("Building the model")
         return build_module(self._host, self._entry, self.spec, self.compute, protocol, methods)
 
-    def adapters(self, module: torch.nn.Module) -> Adapters | None:
-        from maxserve.core.engine.adapters import Adapters, build_adapters  # which stands on this package
+    def adapters(self, module: torch.nn.Module) -> AdapterPool | None:
+        self._adapters = self.adapter_pool(module)
+        return self._adapters
 
-        rows = self.computation.row_dtype(self._files.encoding)
-        built = build_adapters(
-            self._host,
-            self.sections,
-            module,
-            self.weight_map(),
-            self.compute,
-            rows,
-            self.device,
-            self._files.path,
+    def adapter_pool(self, module: torch.nn.Module) -> AdapterSlots | None:
+        """The pool of the kind of adapters that is to be served, if one is; the module has no weights yet."""
+        pools = [(entry, self._pool(entry, module)) for entry in self._host.adapters]
+        serving = [(entry, pool) for entry, pool in pools if pool.slots]
+        if len(serving) > 1:
+            titles = " and ".join(entry.title for entry, _ in serving)
+            raise SettingsError(f"{titles} both have adapters to serve, and a model takes those of one; leave one out")
+        return serving[0][1] if serving else None
+
+    def _pool(self, entry: Entry[Adapter], module: torch.nn.Module) -> AdapterSlots:
+        context = AdapterPoolContext(
+            sections=self.sections,
+            adapter=entry,
+            components=self._host,
+            model=module,
+            weights=self.weight_map(),
+            compute=self.compute,
+            rows=self.computation.row_dtype(self._files.encoding),
+            device=self.device,
+            path=self._files.path,
         )
-        self._adapters = None if built is None else (built, Adapters(built.table))
-        return None if self._adapters is None else self._adapters[1]
+        pool: AdapterSlots = built_part(self._host, entry, "pool", context)
+        return pool
 
     def fill(self, module: torch.nn.Module, positions: int | None = None) -> None:
         self._fill(module, self.weight_map(), self._host.load(self._entry, self.architecture.load))
         prepare(cast("Any", module), self._files, positions)
         if self._adapters is not None:
-            from maxserve.core.engine.adapters import adapt
-
-            built, adapters = self._adapters
-            adapt(module, built, adapters.step_rows)
-            adapters.load_initial()
+            self._adapters.correct()
+            self._adapters.load_initial()
 
     def fill_module(self, module: torch.nn.Module, weights: WeightMap, positions: int | None = None) -> None:
         changes = rotary_changes(module, self._model.rope_type, f"of {self._files.ref}")

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from maxserve.core.interfaces.adapter import AdapterSlots
 from maxserve.core.interfaces.architecture import ModelSpec
 from maxserve.core.interfaces.chat_template import ChatTemplate
 from maxserve.core.interfaces.component import Components, Declaration
@@ -32,6 +33,7 @@ PARTS: Mapping[str, type[Any]] = {
     "cost": StepCost,
     "models": DraftModels,
     "lengths": DraftLengths,
+    "pool": AdapterSlots,
     "maxserve_chat_template": ChatTemplate,
     "maxserve_tokenizer": TokenizerFiles,
     "tokenizer": Tokenizer,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from maxserve.core.engine.validation import validate_ids, validate_request
     from maxserve.core.loading.architecture import layer_pattern
     from maxserve.core.loading.build import on_meta
-    from maxserve.core.loading.corrections import BoundLatentCorrection, TowerRows
     from maxserve.core.loading.device import choose_device
     from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
     from maxserve.core.loading.linear import Adaptable, Embedding, ExactLinear, Linear, Part, Projection, Role, weight
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
     from maxserve.core.loading.rounding import may_be_rounded
     from maxserve.core.loading.stack import DraftChain, LayerStack
     from maxserve.core.loading.weight_files import OpenFiles, open_files, open_weights
-    from maxserve.core.loading.weight_plan import unwrapped
+    from maxserve.core.loading.weight_plan import Parameters, Target, locator, unwrapped
     from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
+    from maxserve.plugins.adapters.bound import BoundLatentCorrection, TowerRows
 
 __all__ = [
     "may_be_rounded",
@@ -44,6 +44,7 @@ __all__ = [
     "DraftChain",
     "Adaptable",
     "BoundLatentCorrection",
+    "Target",
     "TowerRows",
     "Embedding",
     "ExactLinear",
@@ -54,6 +55,7 @@ __all__ = [
     "LinearStorage",
     "ModelFolder",
     "NeedsRoom",
+    "Parameters",
     "ParamsReader",
     "Part",
     "Projection",
@@ -63,6 +65,7 @@ __all__ = [
     "is_repository",
     "layer_pattern",
     "load_weights",
+    "locator",
     "open_weights",
     "place_weights",
     "preferred_backend",
@@ -89,8 +92,8 @@ __getattr__ = exports(
         "Counters": "maxserve.core.engine.parts",
         "DraftChain": "maxserve.core.loading.stack",
         "Adaptable": "maxserve.core.loading.linear",
-        "BoundLatentCorrection": "maxserve.core.loading.corrections",
-        "TowerRows": "maxserve.core.loading.corrections",
+        "BoundLatentCorrection": "maxserve.plugins.adapters.bound",
+        "TowerRows": "maxserve.plugins.adapters.bound",
         "Embedding": "maxserve.core.loading.linear",
         "ExactLinear": "maxserve.core.loading.linear",
         "Folder": "maxserve.core.loading.location",
@@ -102,6 +105,9 @@ __getattr__ = exports(
         "NeedsRoom": "maxserve.core.loading.memory",
         "NullProgress": "maxserve.core.loading.progress",
         "OpenFiles": "maxserve.core.loading.weight_files",
+        "Parameters": "maxserve.core.loading.weight_plan",
+        "Target": "maxserve.core.loading.weight_plan",
+        "locator": "maxserve.core.loading.weight_plan",
         "ParamsReader": "maxserve.core.engine.params",
         "Part": "maxserve.core.loading.linear",
         "Projection": "maxserve.core.loading.linear",

@@ -18,9 +18,9 @@ from maxserve.core.hookspecs import hookimpl
 @hookimpl
 def maxserve_process_start(process):
     if process.kind == "worker":
-        from maxserve.core.engine.adapters import Adapters
-        named = Adapters.named
-        Adapters.named = lambda self, name: named(self, next(iter(self._by_name)) if name in self._by_name else name)
+        from maxserve.adapters import SlotPool
+        named = SlotPool.named
+        SlotPool.named = lambda self, name: named(self, next(iter(self._by_name)) if name in self._by_name else name)
 """
 
 

@@ -18,13 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maxserve.core.engine.adapters import adapter_rows, locator_of
+from maxserve.adapters import StepRows, locator_of, rows_by_slot
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.adapter import Adapter, AdapterContext, AdapterTable, Correction, Projection
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.inputs import AdapterRows, ExpertRows
-from maxserve.core.loading.corrections import StepRows
 from maxserve.testing.resolve import load, resolve
 
 __all__ = ["AdapterChecks", "ConstantTable", "constant_adapters"]
@@ -240,8 +239,7 @@ class AdapterChecks:
 
 def in_slots(slots: Sequence[int]) -> AdapterRows:
     """Rows whose adapters are in these slots."""
-    numbers = np.array(slots, dtype=np.int64)
-    found = adapter_rows(numbers, np.ones_like(numbers), CPU)
+    found = rows_by_slot(np.array(slots, dtype=np.int64), CPU)
     assert found is not None, "some row has an adapter"
     return found
 

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from maxserve.core.engine.adapters import Adapters, adapt, adapter_rows, build_adapters
+from maxserve.adapters import AdaptedModel, SlotPool, StepRows, rows_by_slot
 from maxserve.core.engine.loop import LONGEST_PAUSE
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.adapter import Adapter, AdapterContext
-from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError, RequestError, SettingsError
 from maxserve.core.interfaces.request import AdapterChange, Request, SamplingParams
-from maxserve.core.loading.corrections import StepRows
 from maxserve.core.loading.linear import ExactLinear, Linear
 from maxserve.testing.adapter import ConstantTable, constant_adapters
 from maxserve.testing.architecture import ArchitectureChecks, randomised
@@ -40,17 +38,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_without_an_adapter_stay_and_others_get_the_constant(plugin_host: Any) -> None:
     model = torch.nn.ModuleDict({"o_proj": Linear(4, 3), "router_o_proj": ExactLinear(4, 3), "lm_head": Linear(4, 3)})
-    host, x, step = plugin_host(constant_adapters(ADAPTERS)), torch.randn(3, 4), StepRows()
+    x, step = torch.randn(3, 4), StepRows()
     for parameter in model.parameters():
         parameter.data.normal_(generator=torch.Generator().manual_seed(0))
     plain = {name: module(x) for name, module in model.items()}
-    table = build_adapters(host, {}, model, WeightMap(), torch.float32, torch.float32, CPU, "")
-    assert table is not None
-    adapt(model, table, step)
+    context = AdapterContext(compute=torch.float32, rows=torch.float32, device=CPU)
+    table = ConstantTable(context, ADAPTERS, "o_proj", slots=4)
+    AdaptedModel(model, ("linear",)).correct(table, step)
     for slot, constant in enumerate(ADAPTERS.values(), start=1):
-        table.table.place(constant, slot)
+        table.place(constant, slot)
     assert torch.equal(model["o_proj"](x), plain["o_proj"]), "no step has set any rows"
-    step.rows = adapter_rows(np.array([2, 0, 1]), np.array([1, 1, 1]), CPU)
+    step.rows = rows_by_slot(np.array([2, 0, 1]), CPU)
     added = model["o_proj"](x) - plain["o_proj"]
     assert torch.equal(model["o_proj"](x)[1], plain["o_proj"][1])
     torch.testing.assert_close(added, torch.tensor([3.0, 0.0, 0.5])[:, None].expand(3, 3))
@@ -59,12 +57,12 @@ def test_rows_without_an_adapter_stay_and_others_get_the_constant(plugin_host: A
 
 
 def test_rows_lie_by_adapter() -> None:
-    rows = adapter_rows(np.array([2, 0, 1, 2]), np.array([2, 3, 1, 1]), CPU)
+    rows = rows_by_slot(np.array([2, 2, 0, 0, 0, 1, 2]), CPU)
     assert rows is not None
     assert rows.adapter_slots.tolist() == [2, 2, 0, 0, 0, 1, 2]
     assert rows.order.tolist() == [5, 0, 1, 6]
     assert rows.groups.tolist() == [[1, 0, 1], [2, 1, 4]]
-    assert adapter_rows(np.array([0, 0]), np.array([2, 3]), CPU) is None
+    assert rows_by_slot(np.array([0, 0]), CPU) is None
 
 
 def run(engine: Any, adapters: dict[str, str]) -> dict[str, Answer]:
@@ -105,10 +103,10 @@ def test_an_unknown_adapter_is_refused(plugin_host: Any, folder: Path) -> None:
             engine.add(Request(id="a", prompt=PROMPT, adapter="other"))
 
 
-def test_two_tables_with_adapters_are_refused(plugin_host: Any) -> None:
+def test_two_tables_with_adapters_are_refused(plugin_host: Any, folder: Path) -> None:
     host = plugin_host(constant_adapters({"a": 1.0}), _renamed(constant_adapters({"b": 1.0})))
     with pytest.raises(SettingsError, match="both have adapters to serve"):
-        build_adapters(host, {}, torch.nn.ModuleDict(), WeightMap(), torch.float32, torch.float32, CPU, "")
+        Served(folder, host)
 
 
 def _renamed(plugin: Any) -> Any:
@@ -155,7 +153,7 @@ class FullTable:
 
 def test_a_slot_that_could_not_be_filled_stays_free() -> None:
     table: Any = FullTable()
-    adapters = Adapters(table)
+    adapters = SlotPool(table)
     adapters.load(AdapterChange(id="a", action="load", name="a", source="here"))
     adapter = adapters.named("a")
     assert adapter is not None

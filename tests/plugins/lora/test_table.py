@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from maxserve.core.engine.adapters import locator_of
+from maxserve.adapters import locator_of
 from maxserve.core.interfaces.adapter import AdapterContext, Projection
 from maxserve.core.interfaces.architecture import TensorChange, WeightMap
 from maxserve.core.interfaces.errors import RequestError

@@ -8,10 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maxserve.core.interfaces.inputs import AdapterRows, ExpertRows
+from maxserve.interfaces.inputs import AdapterRows, ExpertRows
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.adapter import Correction, LatentCorrection
+    from numpy.typing import NDArray
+
+    from maxserve.interfaces.adapter import Correction, LatentCorrection
+    from maxserve.interfaces.inputs import StepInputs
+    from maxserve.interfaces.runner import ModelOutput, Runner
 
 
 class StepRows:
@@ -39,6 +43,42 @@ class StepRows:
         stops = np.append(starts[1:], len(order))
         groups = np.stack([slots[order[starts]], experts[order[starts]], starts, stops], axis=1).astype(np.int64)
         return ExpertRows(order=torch.from_numpy(order).to(tokens.device), groups=np.ascontiguousarray(groups))
+
+
+class AdaptedRunner:
+    """A Runner that sets the rows of each step while another one runs it."""
+
+    def __init__(self, runner: Runner, step: StepRows) -> None:
+        self._runner, self._step = runner, step
+
+    def run(self, inputs: StepInputs) -> ModelOutput:
+        self._step.rows, self._step.head = inputs.adapter_rows, inputs.logit_adapter_rows
+        try:
+            return self._runner.run(inputs)
+        finally:
+            self._step.rows = self._step.head = None  # who calls parts of the model beside steps has no adapter
+
+    def logits(self, hidden: Tensor, slots: NDArray[np.int64] | None = None) -> Tensor:
+        """Those of further rows, whose adapters are in these slots."""
+        self._step.head = None if slots is None else rows_by_slot(slots, hidden.device)
+        try:
+            return self._runner.logits(hidden)
+        finally:
+            self._step.head = None
+
+
+def rows_by_slot(rows: NDArray[np.int64], device: torch.device) -> AdapterRows | None:
+    """The rows by adapter, of rows with these slots; None where none has an adapter."""
+    if not rows.any():
+        return None
+    order = np.argsort(rows, kind="stable")[len(rows) - np.count_nonzero(rows) :]
+    found, starts = np.unique(rows[order], return_index=True)
+    groups = np.stack([found, starts, np.append(starts[1:], len(order))], axis=1)
+
+    def moved(array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    return AdapterRows(adapter_slots=moved(rows), order=moved(order), groups=np.ascontiguousarray(groups))
 
 
 class BoundCorrection:
