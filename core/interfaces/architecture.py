@@ -46,16 +46,16 @@ class TensorChange:
 class WeightMap:
     """How a checkpoint's names become the model's.
 
-    `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one
-    before; `ignored` are expressions of names to leave unread, `optional` those of names to leave unread where the
-    model has no such parameter. Prefixes that checkpoints leave out or add are seen to for all families
-    (core/loading/weight_plan.py). `fused` says which neighbouring parameters lie one after another, along the output
-    axis, in one of ours: {"qkv_proj": ("q_proj", "k_proj", "v_proj")}. `split` says the same of a checkpoint's tensor
-    that holds several of ours: {"qkv": ("q_proj", "k_proj", "v_proj")}. `stacked` names lists whose members are entries
-    along the first axis of ours: with ("experts",), experts.7.up_proj.weight is entry 7 of experts.up_proj.weight. The
-    last three, expressions of our names: `transposed` parameters have their last two axes the other way round in
-    checkpoints, unless these are packed; `either_way` ones in some checkpoints, as their shapes tell (equal axes: as
-    ours); `exact` ones are float32, whatever the others are. `changes` are applied to tensors as they are read.
+    `renames` are (regular expression, replacement) pairs tried in order, each applied to the result of the one before;
+    `ignored` are expressions of names to leave unread, `optional` those of names to leave unread where the model has no
+    such parameter. Prefixes that checkpoints leave out or add are seen to for all families. `fused` says which
+    neighbouring parameters lie one after another, along the output axis, in one of ours: {"qkv_proj": ("q_proj",
+    "k_proj", "v_proj")}. `split` says the same of a checkpoint's tensor that holds several of ours: {"qkv": ("q_proj",
+    "k_proj", "v_proj")}. `stacked` names lists whose members are entries along the first axis of ours: with
+    ("experts",), experts.7.up_proj.weight is entry 7 of experts.up_proj.weight. The last three, expressions of our
+    names: `transposed` parameters have their last two axes the other way round in checkpoints, unless these are packed;
+    `either_way` ones in some checkpoints, as their shapes tell (equal axes: as ours); `exact` ones are float32,
+    whatever the others are. `changes` are applied to tensors as they are read.
     """
 
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -68,6 +68,10 @@ class WeightMap:
     either_way: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
     changes: tuple[TensorChange, ...] = ()
+
+
+LOAD = "maxserve.loading:load_weights"
+"""What fills models unless their architecture names something else, and modules beside them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,7 @@ class Architecture(Component):
     cache_strategy: str = "paged"
     supports_empty_batches: bool = False
     required_arguments: Mapping[str, Any] = field(default_factory=dict)
-    load: Ref = "maxserve.loading:load_weights"
+    load: Ref = LOAD
     fallback: Ref | None = None
     reads_folder: bool = False
     task: str = "text_generation"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from maxserve.core.config.catalog import catalog
 from maxserve.core.interfaces.adapter import AdapterPoolContext
+from maxserve.core.interfaces.architecture import LOAD
 from maxserve.core.interfaces.engine import EngineContext, EngineOptions
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.interfaces.linear import SupportsCodes
@@ -22,10 +23,11 @@ from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.memory import weight_bytes
 from maxserve.core.loading.quantization import codes_size, quantization_of, rounding_of
 from maxserve.core.loading.resolve import resolve_checkpoint, resolve_model
+from maxserve.core.loading.storage import LinearStorage
 from maxserve.core.loading.tasks import GENERATION, OwnContext, engine_for
 from maxserve.core.loading.weight_files import open_files, open_weights
-from maxserve.core.loading.weights import LinearStorage, load_weights
 from maxserve.core.registry.contracts import built_part
+from maxserve.core.registry.entries import load_ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -263,7 +265,7 @@ class ModelLoader:
 
     def fill_module(self, module: torch.nn.Module, weights: WeightMap, positions: int | None = None) -> None:
         changes = rotary_changes(module, self._model.rope_type, f"of {self._files.ref}")
-        self._fill(module, replace(weights, changes=(*weights.changes, *changes)), load_weights)
+        self._fill(module, replace(weights, changes=(*weights.changes, *changes)), load_ref(LOAD))
         bound_positions(module, positions)
 
     def _fill(self, module: torch.nn.Module, weights: WeightMap, load: Callable[..., None]) -> None:

@@ -44,7 +44,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class StoredPart:
     """One tensor of a quantized weight."""
 
     file: str
@@ -66,7 +66,7 @@ class Stored:
     dtype: str
     shape: tuple[int, ...]
     size: int
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, StoredPart] = field(default_factory=dict)
 
 
 def quantization_of(host: Host, config: Mapping[str, Any], ref: str, said_in: str = "config.json") -> Checkpoint | None:
@@ -170,7 +170,7 @@ def stored_weights(
     contents: frozenset[str] = (
         format.contents if isinstance(format, ReadsContents) and read is not None else frozenset()
     )
-    weights: dict[str, dict[str, Part]] = {}
+    weights: dict[str, dict[str, StoredPart]] = {}
     part_of = parts_by(format, headers.values())
     for file, header in headers.items():
         for name, tensor in header.items():
@@ -183,13 +183,13 @@ def stored_weights(
                 weight, role = part
                 if read is not None and role in contents:
                     tensor = replace(tensor, content=read(file, name))
-                _add(weights.setdefault(weight, {}), role, Part(file=file, name=name, info=tensor))
+                _add(weights.setdefault(weight, {}), role, StoredPart(file=file, name=name, info=tensor))
     for weight, parts in weights.items():
         assert format is not None, "only a format finds parts"
         yield _quantized(weight, parts, format)
 
 
-def _add(parts: dict[str, Part], role: str, part: Part) -> None:
+def _add(parts: dict[str, StoredPart], role: str, part: StoredPart) -> None:
     if role in parts:
         raise ModelError(
             f"{parts[role].name} in {parts[role].file} and {part.name} in {part.file} are the same part of one weight; "
@@ -198,7 +198,7 @@ def _add(parts: dict[str, Part], role: str, part: Part) -> None:
     parts[role] = part
 
 
-def _quantized(weight: str, parts: Mapping[str, Part], format: BuiltQuantizationFormat) -> Stored:
+def _quantized(weight: str, parts: Mapping[str, StoredPart], format: BuiltQuantizationFormat) -> Stored:
     first = next(iter(parts.values()))
     try:
         shape = format.shape({role: part.info for role, part in parts.items()})

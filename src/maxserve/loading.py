@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from maxserve.core.loading.progress import NullProgress
     from maxserve.core.loading.quantization import held_size, rounding_to
     from maxserve.core.loading.resolve import resolve_checkpoint
-    from maxserve.core.loading.rounding import may_be_rounded
     from maxserve.core.loading.stack import DraftChain, LayerStack
+    from maxserve.core.loading.storage import LinearStorage
     from maxserve.core.loading.weight_files import OpenFiles, open_files, open_weights
-    from maxserve.core.loading.weight_plan import Parameters, Target, locator, unwrapped
-    from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
     from maxserve.plugins.adapters.bound import BoundLatentCorrection, TowerRows
+    from maxserve.plugins.weights.rounded import may_be_rounded
+    from maxserve.plugins.weights.weight_plan import Parameters, Target, locator, unwrapped
+    from maxserve.plugins.weights.weights import load_weights, place_weights
 
 __all__ = [
     "may_be_rounded",
@@ -84,7 +85,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
-        "may_be_rounded": "maxserve.core.loading.rounding",
+        "may_be_rounded": "maxserve.plugins.weights.rounded",
         "held_size": "maxserve.core.loading.quantization",
         "on_meta": "maxserve.core.loading.build",
         "choose_device": "maxserve.core.loading.device",
@@ -100,14 +101,14 @@ __getattr__ = exports(
         "HasParts": "maxserve.core.engine.grouped_attention",
         "LayerStack": "maxserve.core.loading.stack",
         "Linear": "maxserve.core.loading.linear",
-        "LinearStorage": "maxserve.core.loading.weights",
+        "LinearStorage": "maxserve.core.loading.storage",
         "ModelFolder": "maxserve.core.loading.location",
         "NeedsRoom": "maxserve.core.loading.memory",
         "NullProgress": "maxserve.core.loading.progress",
         "OpenFiles": "maxserve.core.loading.weight_files",
-        "Parameters": "maxserve.core.loading.weight_plan",
-        "Target": "maxserve.core.loading.weight_plan",
-        "locator": "maxserve.core.loading.weight_plan",
+        "Parameters": "maxserve.plugins.weights.weight_plan",
+        "Target": "maxserve.plugins.weights.weight_plan",
+        "locator": "maxserve.plugins.weights.weight_plan",
         "ParamsReader": "maxserve.core.engine.params",
         "Part": "maxserve.core.loading.linear",
         "Projection": "maxserve.core.loading.linear",
@@ -116,10 +117,10 @@ __getattr__ = exports(
         "free_memory": "maxserve.core.loading.memory",
         "is_repository": "maxserve.core.loading.location",
         "layer_pattern": "maxserve.core.loading.architecture",
-        "load_weights": "maxserve.core.loading.weights",
+        "load_weights": "maxserve.plugins.weights.weights",
         "open_files": "maxserve.core.loading.weight_files",
         "open_weights": "maxserve.core.loading.weight_files",
-        "place_weights": "maxserve.core.loading.weights",
+        "place_weights": "maxserve.plugins.weights.weights",
         "preferred_backend": "maxserve.core.engine.compilers",
         "read_object": "maxserve.core.loading.json_files",
         "read_optional_object": "maxserve.core.loading.json_files",
@@ -128,7 +129,7 @@ __getattr__ = exports(
         "resolve_checkpoint": "maxserve.core.loading.resolve",
         "rounding_to": "maxserve.core.loading.quantization",
         "size_text": "maxserve.core.loading.memory",
-        "unwrapped": "maxserve.core.loading.weight_plan",
+        "unwrapped": "maxserve.plugins.weights.weight_plan",
         "validate_ids": "maxserve.core.engine.validation",
         "validate_request": "maxserve.core.engine.validation",
         "weight": "maxserve.core.loading.linear",

@@ -15,7 +15,7 @@ from maxserve.core.registry.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = ("maxserve.interfaces", "maxserve.layers", "maxserve.http", "maxserve.text", "maxserve.loading")
-PUBLIC_TOO = ("maxserve.config", "maxserve.registry", "maxserve.runtime", "maxserve.options")
+PUBLIC_TOO = ("maxserve.config", "maxserve.registry", "maxserve.runtime", "maxserve.options", "maxserve.weights")
 OF_PLUGINS = ("maxserve.speculation", "maxserve.quantization", "maxserve.scheduling", "maxserve.vision")
 OF_PLUGINS += ("maxserve.adapters",)
 OWN = {"plugins": "maxserve.plugins", "architectures": "maxserve.architectures", "samplers": "maxserve.samplers"}

@@ -26,10 +26,10 @@ from maxserve.core.interfaces.request import EncodeRequest
 from maxserve.core.loading.architecture import read_weight_map
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.weight_files import open_weights
-from maxserve.core.loading.weights import load_weights
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.protocol import Host
+from maxserve.loading import load_weights
 from maxserve.plugins.embeddings.engine import text_inputs
 from maxserve.plugins.embeddings.queue import EncodeWork
 from maxserve.plugins.embeddings.text_attention import WithinTexts

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.quantization import rounding_of, rounding_to
-from maxserve.core.loading.rounding import may_be_rounded
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.interfaces.quantization import RoundingContext
 from maxserve.loading import Embedding, ExactLinear, Linear
+from maxserve.plugins.weights.rounded import may_be_rounded
 from maxserve.quantization import WeightRounding
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Served, continuation

@@ -17,9 +17,10 @@ from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.linear import Linear
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.quantization import quantization_of
-from maxserve.core.loading.weights import LinearStorage, load_weights
+from maxserve.core.loading.storage import LinearStorage
 from maxserve.core.registry.protocol import Host
 from maxserve.plugins.safetensors.files import SafetensorsFile
+from maxserve.plugins.weights.weights import load_weights
 from maxserve.testing.quantization import NibbleLinear, NibbleMethod, dequantize, nibble_plugin, quantize
 
 SPLIT = WeightMap(split={"qkv": ("q_proj", "k_proj", "v_proj")})

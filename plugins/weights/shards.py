@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.linear import Part, Role
-from maxserve.core.loading.weight_plan import Read
+from maxserve.interfaces.errors import ModelError
+from maxserve.plugins.weights.weight_plan import Read
+from maxserve.weights import Part, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,59 +12,47 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from maxserve.core.interfaces.architecture import WeightMap
-from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.linear import ExpertLayer, SupportsCodes, SupportsEmbedding, SupportsExperts
-from maxserve.core.interfaces.progress import Progress
-from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
-from maxserve.core.loading.linear import Embedding, Linear
-from maxserve.core.loading.quantization import Checkpoint
-from maxserve.core.loading.rounding import RoundedExperts, RoundedLinear, may_be_rounded, rounded
-from maxserve.core.loading.shards import Shard, layouts
-from maxserve.core.loading.weight_files import OpenFiles, open_files, tensor_of
-from maxserve.core.loading.weight_plan import Parameters, Read, plan_reads
+from maxserve.interfaces.architecture import WeightMap
+from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.linear import ExpertLayer, SupportsCodes, SupportsEmbedding, SupportsExperts
+from maxserve.interfaces.progress import Progress
+from maxserve.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
+from maxserve.plugins.weights.rounded import RoundedExperts, RoundedLinear, may_be_rounded, rounded
+from maxserve.plugins.weights.shards import Shard, layouts
+from maxserve.plugins.weights.weight_plan import Parameters, Read, plan_reads
+from maxserve.weights import (
+    PLAIN_TYPES,
+    Checkpoint,
+    Embedding,
+    Linear,
+    LinearStorage,
+    OpenFiles,
+    open_files,
+    tensor_of,
+)
 
 if TYPE_CHECKING:
-    from maxserve.core.interfaces.codes import CodesLayout
-    from maxserve.core.interfaces.linear import (
+    from maxserve.interfaces.codes import CodesLayout
+    from maxserve.interfaces.linear import (
         BuiltLinearMethod,
         CodesExperts,
         CodesLinear,
         PackedExperts,
         PackedLinear,
     )
-    from maxserve.core.interfaces.quantization import Rounding
-    from maxserve.core.interfaces.weight_format import WeightFile
+    from maxserve.interfaces.quantization import Rounding
+    from maxserve.interfaces.weight_format import WeightFile
 
 log = logging.getLogger("maxserve.model")
 
-_TORCH: Mapping[str, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _MAPPED_AT_ONCE = 256 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinearStorage:
-    """What stores the weights of projections, and from which type; None: from that of each weight in the checkpoint.
-
-    Without a `method` they are stored as other weights are. `rounding` is what plain ones are rounded by before.
-    """
-
-    method: BuiltLinearMethod | None
-    encoding: torch.dtype | None = None
-    rounding: Rounding | None = None
-
-    def dtype(self, reads: Sequence[Read]) -> torch.dtype:
-        """The type to give weights in that are read so; that of the widest part where parts differ."""
-        widest = max((_TORCH[read.dtype] for read in reads), key=lambda dtype: dtype.itemsize)
-        wanted = self.encoding or widest
-        return wanted if self.method is None else self.method.storage_dtype(wanted)
 
 
 def load_weights(
@@ -116,7 +104,7 @@ def _say_unpacked(reads: Sequence[Read], parameters: _Loaded) -> None:
     if not unpacked:
         return
     types = ["F32" if parameters.unpacks_exactly(read.target) else read.dtype for read in unpacked]
-    size = sum(prod(read.shape) * _TORCH[type].itemsize for read, type in zip(unpacked, types, strict=True))
+    size = sum(prod(read.shape) * PLAIN_TYPES[type].itemsize for read, type in zip(unpacked, types, strict=True))
     log.info(
         "%d of %d quantized weights are unpacked to %s, %.1f MB (of %s, for example), which no kernel takes as it is",
         len(unpacked),
@@ -176,7 +164,7 @@ def place_weights(
 
 
 def _in_memory(name: str, tensor: torch.Tensor) -> Read:
-    stored = next((stored for stored, dtype in _TORCH.items() if dtype == tensor.dtype), str(tensor.dtype))
+    stored = next((stored for stored, dtype in PLAIN_TYPES.items() if dtype == tensor.dtype), str(tensor.dtype))
     return Read(file="", name=name, dtype=stored, shape=tuple(tensor.shape), size=tensor.nbytes, target=name)
 
 
@@ -264,7 +252,7 @@ def _unpacked(
         return format.unpack(parts)
     assert isinstance(format, HasCodes), "a format has codes or unpacks"
     values = format.codes(parts).values()
-    return values if exact else values.to(_TORCH[format.dtype])
+    return values if exact else values.to(PLAIN_TYPES[format.dtype])
 
 
 def _parts(read: Read, tensor: torch.Tensor, opened: OpenFiles) -> dict[str, torch.Tensor]:
@@ -366,7 +354,7 @@ class _Loaded:
         """
         by_target: dict[str, list[Read]] = {}
         for read in reads:
-            if read.dtype in _TORCH:
+            if read.dtype in PLAIN_TYPES:
                 by_target.setdefault(read.target, []).append(read)
         for names, _ in self._parameters:
             own = by_target.get(names[0], [])
@@ -513,7 +501,7 @@ class _Loaded:
             return False
         if read.target in self._packed or read.target in self._experts or self.takes_codes(read.target):
             return False
-        same = _TORCH.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
+        same = PLAIN_TYPES.get(read.dtype) == self._dtypes.get(read.target, self._dtype)
         return same and self._files[read.file].is_mapped(read.name)
 
     def load(self, read: Read, tensor: torch.Tensor) -> None:

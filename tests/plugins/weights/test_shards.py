@@ -15,10 +15,11 @@ from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.linear import Embedding, Linear, Part
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.quantization import quantization_of
-from maxserve.core.loading.shards import Shard, Shared, layouts
-from maxserve.core.loading.weights import LinearStorage, load_weights
+from maxserve.core.loading.storage import LinearStorage
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.safetensors.files import SafetensorsFile
+from maxserve.plugins.weights.shards import Shard, Shared, layouts
+from maxserve.plugins.weights.weights import load_weights
 from maxserve.testing.architecture import randomised
 from maxserve.testing.quantization import nibble_plugin, quantize_checkpoint
 from maxserve.testing.tiny_configs import model_class, tiny_config

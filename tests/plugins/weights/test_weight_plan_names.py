@@ -12,7 +12,7 @@ from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.weight_format import TensorInfo
 from maxserve.core.loading.architecture import next_token_layers
-from maxserve.core.loading.weight_plan import Parameters, plan_reads, unwrapped
+from maxserve.plugins.weights.weight_plan import Parameters, plan_reads, unwrapped
 
 OURS = (
     "model.embed_tokens.weight",

@@ -11,8 +11,9 @@ from torch import nn
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.weights import LinearStorage, load_weights, place_weights
+from maxserve.core.loading.storage import LinearStorage
 from maxserve.plugins.safetensors.files import SafetensorsFile
+from maxserve.plugins.weights.weights import load_weights, place_weights
 
 FUSED = WeightMap(fused={"qkv_proj": ("q_proj", "k_proj", "v_proj")})
 
@@ -240,7 +241,7 @@ def test_progress_goes_from_nothing_to_all(save: Callable[..., list[SafetensorsF
 def test_mappings_of_copied_tensors_end_early(
     save: Callable[..., list[SafetensorsFile]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import maxserve.core.loading.weights as weights
+    import maxserve.plugins.weights.weights as weights
 
     opened = []
     monkeypatch.setattr(weights, "_MAPPED_AT_ONCE", 100)

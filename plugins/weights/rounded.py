@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maxserve.core.interfaces.linear import ExpertLayer
-from maxserve.core.loading.linear import Linear, Projection
+from maxserve.interfaces.linear import ExpertLayer
+from maxserve.weights import Linear, Projection
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from maxserve.core.interfaces.linear import CodesExperts, CodesLinear
-    from maxserve.core.interfaces.quantization import Rounding
+    from maxserve.interfaces.linear import CodesExperts, CodesLinear
+    from maxserve.interfaces.quantization import Rounding
 
 
 def may_be_rounded(module: nn.Module) -> bool:

@@ -18,10 +18,11 @@ from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.linear import weight
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.weights import LinearStorage, load_weights
+from maxserve.core.loading.storage import LinearStorage
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.cpu import Config
 from maxserve.plugins.safetensors.files import SafetensorsFile
+from maxserve.plugins.weights.weights import load_weights
 
 EXPERTS, DIM, INNER = 3, 4, 6
 MAP = WeightMap(

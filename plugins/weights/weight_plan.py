@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from maxserve.core.interfaces.architecture import WeightMap
-from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.interfaces.quantization import BuiltQuantizationFormat, LeavesOut
-from maxserve.core.interfaces.weight_format import TensorInfo
-from maxserve.core.loading.quantization import Part, ReadsFile, Stored, stored_weights
+from maxserve.interfaces.architecture import WeightMap
+from maxserve.interfaces.errors import ModelError
+from maxserve.interfaces.quantization import BuiltQuantizationFormat, LeavesOut
+from maxserve.interfaces.weight_format import TensorInfo
+from maxserve.weights import ReadsFile, Stored, StoredPart, stored_weights
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ class Read:
     alias: str | None = None
     rows: tuple[int, int] | None = None
     transposed: bool = False
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, StoredPart] = field(default_factory=dict)
     taken: tuple[tuple[int, int, int], ...] = ()
     change: Callable[[torch.Tensor], torch.Tensor] | None = None
 
