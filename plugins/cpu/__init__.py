@@ -19,7 +19,7 @@ from maxserve.interfaces.linear import LinearMethod
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Which compiler to use, by name or path, where to keep what it makes, and how to multiply bfloat16 weights."""
+    """Which compiler to use, by name or path, where to keep what it makes, and how to multiply."""
 
     compiler: str = field(
         default="",
@@ -40,11 +40,21 @@ class Config:
             "multiplies bfloat16 (AVX512_BF16, AMX), else exact."
         },
     )
+    activations: Literal["float32", "int16", "int8"] = field(
+        default="float32",
+        metadata={
+            "help": "What rows are when they are multiplied by quantized weights: float32, or, which is faster, whole "
+            "numbers with a scale for at most 32 inputs: int8, off by about 0.5 % a product, or int16, off by 0.002 %. "
+            "Codes that are no whole numbers (NF4, float8_e4m3fn) are multiplied by float32 all the same."
+        },
+    )
 
 
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
-    yield ConfigSection(name="native", schema="maxserve.plugins.cpu:Config")
+    yield ConfigSection(
+        name="native", schema="maxserve.plugins.cpu:Config", check="maxserve.plugins.cpu.options:check_activations"
+    )
 
 
 @hookimpl

@@ -1,41 +1,27 @@
 """Weights that stay codes: packed into panels in their own bits, with the numbers of their groups as compact as they
 came.
 
-A weight is a list of segments, each with its own form: the parts of fused projections may differ. Codes of at most 16
-levels take 4 bits, whatever the table; those that count from a first value on take 5, 6 or 8 bits, floats of 8 bits and
-any other table take 8.
+A weight is a list of segments, each with its own form (forms.py): the parts of fused projections may differ.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
+from maxserve.plugins.cpu.forms import Form, Stored, by_bytes, by_floats
 from maxserve.plugins.cpu.library import Library, rows
 from maxserve.plugins.cpu.memory import weight_memory
 
-__all__ = ["CodePanels", "ExpertCodePanels", "takes"]
+__all__ = ["CodePanels", "CodeRows", "ExpertCodePanels", "takes"]
 
-_WHOLE = 1 << 20  # what codes may count from at most, so that floats hold all they count to
-
-
-class _Form(IntEnum):
-    """`Form` of codes.h."""
-
-    NIBBLES = 0
-    FIVES = 1
-    SIXES = 2
-    BYTES = 3
-    FLOATS = 4
-    INDICES = 5
-
+log = logging.getLogger("maxserve.native")
 
 _KINDS = {  # `NumberKind` of codes.h; the first one that has all of some numbers is taken
     torch.uint8: 3,
@@ -57,7 +43,10 @@ class _Segment(ctypes.Structure):
         ("codes", ctypes.c_void_p),
         ("table", ctypes.c_void_p),
         ("order", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("form", "first", "rows", "inputs", "group", "block", "rounds")),
+        ("lookup", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("form", "first", "rows", "inputs", "group", "block")),
+        *((name, ctypes.c_int64) for name in ("rounds", "planes", "base")),
+        ("unit", ctypes.c_double),
         *((name, _Numbers) for name in ("scales", "offsets", "zeros", "block_scales", "block_offsets")),
     )
 
@@ -70,82 +59,43 @@ class _Weight(ctypes.Structure):
 
 def takes(library: Library, inputs: int, layouts: Sequence[CodesLayout]) -> bool:
     """Whether weights of these layouts can stay codes: groups are whole chunks of 16, or a group is a row."""
-    chunk = library.ms_codes_chunk(_Form.SIXES)
+    chunk = library.ms_codes_chunk(Form.SIXES)
     return bool(layouts) and all(
         0 < layout.levels <= 256 and (layout.group % chunk == 0 or layout.group >= inputs) for layout in layouts
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """Codes as a form has them: `table` is what each of them means, `zeros` are what is subtracted from that."""
+class CodeRows:
+    """How rows are multiplied by codes: as float32, with `rounds` as bfloat16, or as whole numbers of so many bytes,
+    `planes`, wherever a table is of whole numbers. `activations` is what the operator calls it.
+    """
 
-    form: _Form
-    codes: Tensor
-    table: Tensor
-    zeros: Tensor | None
+    def __init__(self, activations: str, *, planes: int, rounds: bool) -> None:
+        self.activations, self.planes, self.rounds = activations, planes, rounds
+        self._said: set[Form] = set()
 
-
-def _stored(codes: Codes) -> _Stored:
-    """The codes in the form of the fewest bits that has them."""
-    table = codes.table.float()
-    if len(table) <= 16:
-        return _Stored(_Form.NIBBLES, codes.codes, _filled(table, 16), codes.zeros)
-    return _counted(codes, table) or _floats(codes, table) or _signed(codes, table) or _indices(codes, table)
-
-
-def _indices(codes: Codes, table: Tensor) -> _Stored:
-    return _Stored(_Form.INDICES, codes.codes, _filled(table, 256), codes.zeros)
-
-
-def _counted(codes: Codes, table: Tensor) -> _Stored | None:
-    """Codes that count from a whole number on, in 5 or 6 bits."""
-    if len(table) > 64 or not _counts(table):
-        return None
-    whole_chunks = codes.group % 32 == 0 or codes.group >= codes.codes.shape[1]
-    form = _Form.FIVES if len(table) <= 32 and whole_chunks else _Form.SIXES
-    return _Stored(form, codes.codes, table[0] + torch.arange(64.0), codes.zeros)
+    def stored(self, codes: Codes) -> tuple[Stored, int]:
+        """The codes in the form for such rows, and how many bytes their numbers have; 0 for floats."""
+        stored = by_bytes(codes) if self.planes else None
+        if stored is not None:
+            return stored, self.planes
+        stored = by_floats(codes)
+        if self.activations != "float32" and stored.form not in self._said:
+            log.info(
+                "--native.activations %s: codes that are %s are multiplied by float32, as what they mean is no whole "
+                "numbers of 8 bits",
+                self.activations,
+                _NAMES.get(stored.form, f"of {len(codes.table)} levels"),
+            )
+            self._said.add(stored.form)
+        return stored, 0
 
 
-def _counts(table: Tensor) -> bool:
-    first = float(table[0])
-    whole = first == int(first) if abs(first) < _WHOLE else False
-    return whole and torch.equal(table, first + torch.arange(float(len(table))))
-
-
-def _floats(codes: Codes, table: Tensor) -> _Stored | None:
-    """Codes that are the bits of float8_e4m3fn, none of which is NaN."""
-    meant = _every_byte().view(torch.float8_e4m3fn).float()
-    if len(table) != 256 or not torch.equal(table.nan_to_num(0.0), meant.nan_to_num(0.0)):
-        return None
-    if ((codes.codes & 0x7F) == 0x7F).any():
-        return None
-    return _Stored(_Form.FLOATS, codes.codes, meant.nan_to_num(0.0), codes.zeros)
-
-
-def _signed(codes: Codes, table: Tensor) -> _Stored | None:
-    """Codes whose table is whole numbers one after another, as bytes or as unsigned ones: bytes, and what is missing
-    from the table is subtracted with the zeros."""
-    table = _filled(table, 256)
-    meant = _every_byte().view(torch.int8).float()
-    if torch.equal(table, meant):
-        return _Stored(_Form.BYTES, codes.codes, meant, codes.zeros)
-    if not _counts(codes.table.float()):
-        return None
-    base = float(table[0]) + 128
-    old = torch.zeros(codes.scales.shape) if codes.zeros is None else codes.zeros.float()
-    zeros = old - base
-    if not torch.equal(zeros.double(), old.double() - base) or not torch.equal(zeros, zeros.round()):
-        return None
-    return _Stored(_Form.BYTES, codes.codes ^ 0x80, meant, zeros if zeros.any() else None)
-
-
-def _every_byte() -> Tensor:
-    return torch.arange(256, dtype=torch.uint8)
-
-
-def _filled(table: Tensor, size: int) -> Tensor:
-    return torch.cat((table, table.new_zeros(size - len(table))))
+_NAMES = {
+    Form.NIBBLES: "of 4 bits by a table",
+    Form.FLOATS: "float8_e4m3fn",
+    Form.INDICES: "of 8 bits by a table",
+}
 
 
 def _compact(numbers: Tensor) -> Tensor:
@@ -169,9 +119,9 @@ class _Part:
 
     __slots__ = ("_kept", "segment")
 
-    def __init__(self, library: Library, codes: Codes, first: int, *, rounds: bool) -> None:
+    def __init__(self, library: Library, codes: Codes, first: int, how: CodeRows) -> None:
         count, inputs = codes.codes.shape
-        stored = _stored(codes)
+        stored, planes = how.stored(codes)
         given = stored.codes.contiguous()
         packed = weight_memory.zeros(library.ms_codes_bytes(stored.form, count, inputs), dtype=torch.uint8)
         library.ms_codes_pack(given.data_ptr(), inputs, stored.form, packed.data_ptr(), count, inputs)
@@ -181,13 +131,17 @@ class _Part:
             codes=packed.data_ptr(),
             table=stored.table.data_ptr(),
             order=None if codes.order is None else self._keep(codes.order.long().clone()),
+            lookup=None if stored.lookup is None else self._keep(stored.lookup),
             form=stored.form,
             first=first,
             rows=count,
             inputs=inputs,
             group=group,
             block=codes.block,
-            rounds=rounds and torch.equal(stored.table.bfloat16().float(), stored.table),
+            rounds=how.rounds and torch.equal(stored.table.bfloat16().float(), stored.table),
+            planes=planes,
+            base=stored.base,
+            unit=stored.unit,
             scales=self._numbers(library, codes.scales),
             offsets=self._numbers(library, codes.offsets),
             zeros=self._numbers(library, stored.zeros),
@@ -219,10 +173,10 @@ class _Part:
 class _Parts:
     """The segments of one weight in the order of rows, and the C structure that has them."""
 
-    __slots__ = ("_library", "_outputs", "_parts", "_rounds", "_segments")
+    __slots__ = ("_how", "_library", "_outputs", "_parts", "_segments")
 
-    def __init__(self, library: Library, outputs: int, *, rounds: bool) -> None:
-        self._library, self._outputs, self._rounds = library, outputs, rounds
+    def __init__(self, library: Library, outputs: int, how: CodeRows) -> None:
+        self._library, self._outputs, self._how = library, outputs, how
         self._parts: list[_Part] = []
         self._segments: ctypes.Array[_Segment] = (_Segment * 0)()
 
@@ -231,7 +185,7 @@ class _Parts:
             raise ModelError(f"codes of {codes.layout} are loaded where others were announced")
         if first + len(codes.codes) > self._outputs:
             raise ModelError(f"rows {first} to {first + len(codes.codes)} of codes are loaded into {self._outputs}")
-        self._parts.append(_Part(self._library, codes, first, rounds=self._rounds))
+        self._parts.append(_Part(self._library, codes, first, self._how))
         self._parts.sort(key=lambda part: part.segment.first)
         self._segments = (_Segment * len(self._parts))(*(part.segment for part in self._parts))
 
@@ -244,15 +198,15 @@ class _Parts:
 
 
 class CodePanels:
-    """A CodesLinear [outputs, inputs]. `rounds`: rows are rounded to bfloat16 where that has all of a table."""
+    """A CodesLinear [outputs, inputs]."""
 
     __slots__ = ("_inputs", "_library", "_outputs", "_parts", "_weight", "address")
 
     kind = 3  # CODES of parts.h
 
-    def __init__(self, library: Library, outputs: int, inputs: int, *, rounds: bool) -> None:
+    def __init__(self, library: Library, outputs: int, inputs: int, how: CodeRows) -> None:
         self._library, self._outputs, self._inputs = library, outputs, inputs
-        self._parts = _Parts(library, outputs, rounds=rounds)
+        self._parts = _Parts(library, outputs, how)
         self._weight = self._parts.weight()
         self.address = ctypes.addressof(self._weight)
 
@@ -292,9 +246,9 @@ class ExpertCodePanels:
 
     __slots__ = ("_inputs", "_library", "_outputs", "_parts", "_weights")
 
-    def __init__(self, library: Library, experts: int, outputs: int, inputs: int, *, rounds: bool) -> None:
+    def __init__(self, library: Library, experts: int, outputs: int, inputs: int, how: CodeRows) -> None:
         self._library, self._outputs, self._inputs = library, outputs, inputs
-        self._parts = [_Parts(library, outputs, rounds=rounds) for _ in range(experts)]
+        self._parts = [_Parts(library, outputs, how) for _ in range(experts)]
         self._weights = (_Weight * experts)()
 
     @property

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from maxserve.interfaces.codes import CodesLayout
+from maxserve.interfaces.errors import SettingsError, Unavailable
 from maxserve.interfaces.linear import LinearContext
 from maxserve.plugins.cpu import Config
-from maxserve.plugins.cpu.codes import CodePanels, ExpertCodePanels, takes
+from maxserve.plugins.cpu.codes import CodePanels, CodeRows, ExpertCodePanels, takes
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rounds, rows
 from maxserve.plugins.cpu.memory import weight_memory
 
@@ -33,12 +34,11 @@ class PanelMethod:
     """A BuiltLinearMethod."""
 
     def __init__(self, context: LinearContext) -> None:
-        only_float32(context)
-        self._library = library_for(context)
-        precision = context.config(Config).precision
-        self._rounds = rounds(self._library, precision)
-        self._rounds_for_codes = self._rounds and precision == "fast"  # only where that is asked for
-        _say(self._library, precision, self._rounds)
+        config = context.config(Config)
+        self._library = _library(context, config.activations)
+        self._rounds = rounds(self._library, config.precision)
+        self._code_rows = _code_rows(config, rounds=self._rounds)
+        _say(self._library, config, self._rounds)
 
     def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
         """bfloat16 stays, all else becomes float32: float16 has bits that bfloat16 would lose."""
@@ -53,14 +53,14 @@ class PanelMethod:
     def create_codes(self, outputs: int, inputs: int, layouts: Sequence[CodesLayout]) -> CodePanels | None:
         if not takes(self._library, inputs, layouts):
             return None
-        return CodePanels(self._library, outputs, inputs, rounds=self._rounds_for_codes)
+        return CodePanels(self._library, outputs, inputs, self._code_rows)
 
     def create_expert_codes(
         self, experts: int, outputs: int, inputs: int, layouts: Sequence[CodesLayout]
     ) -> ExpertCodePanels | None:
         if not takes(self._library, inputs, layouts):
             return None
-        return ExpertCodePanels(self._library, experts, outputs, inputs, rounds=self._rounds_for_codes)
+        return ExpertCodePanels(self._library, experts, outputs, inputs, self._code_rows)
 
     def _kind(self, dtype: torch.dtype) -> int:
         return FLOAT32 if dtype != torch.bfloat16 else BFLOAT16_ROUNDS if self._rounds else BFLOAT16
@@ -70,12 +70,42 @@ class PanelMethod:
         return torch.bfloat16 if checkpoint == torch.bfloat16 and self._rounds else torch.float32
 
 
-def _say(library: Library, precision: str, fast: bool) -> None:
+_PLANES = {"float32": 0, "int16": 2, "int8": 1}
+
+
+def _library(context: LinearContext, activations: str) -> Library:
+    """The compiled kernels; SettingsError where they cannot be and activations are asked for that only they have."""
+    try:
+        only_float32(context)
+        return library_for(context)
+    except Unavailable as error:
+        if activations == "float32":
+            raise
+        raise SettingsError(
+            f"--native.activations {activations} is for the compiled kernels, and {error}; leave the option out"
+        ) from error
+
+
+def _code_rows(config: Config, *, rounds: bool) -> CodeRows:
+    """How rows are multiplied by codes, with a line in the log where that is asked for."""
+    if config.activations == "float32":
+        return CodeRows("float32", planes=0, rounds=rounds and config.precision == "fast")
+    log.info(
+        "rows are multiplied by quantized weights as %s with a scale for at most 32 inputs (--native.activations %s: "
+        "asked for)",
+        config.activations,
+        config.activations,
+    )
+    return CodeRows(config.activations, planes=_PLANES[config.activations], rounds=False)
+
+
+def _say(library: Library, config: Config, fast: bool) -> None:
+    precision = config.precision
     units = "AMX" if library.ms_matrix_units() else "AVX512_BF16" if library.ms_dot_units() else None
     reason = f"the processor has {units}" if units else "the processor has neither AVX512_BF16 nor AMX"
     log.info(
         "rows are multiplied by bfloat16 %s %s (--native.precision %s: %s)",
-        "and quantized weights" if fast and precision == "fast" else "weights",
+        "and quantized weights" if fast and precision == "fast" and config.activations == "float32" else "weights",
         "rounded to bfloat16, with sums in float32" if fast else "as float32",
         precision,
         reason if precision == "auto" else "asked for",

@@ -10,78 +10,14 @@
 #include <type_traits>
 #include <vector>
 
+#include "code_panels.h"
+#include "codes_by_bytes.h"
 #include "vectors.h"
 
 namespace {
 
 constexpr long SPAN = 128;  // inputs whose sum is made at once at most, a multiple of every CHUNK
 constexpr long FEW = 4;     // rows that look codes up for themselves
-constexpr long FETCHED = 1024;  // bytes of a panel that are fetched before they are read
-
-typedef uint8_t unsigned_bytes __attribute__((vector_size(LANES)));
-typedef int8_t signed_bytes __attribute__((vector_size(LANES)));
-typedef uint16_t words16 __attribute__((vector_size(LANES * 2)));
-
-template <class V>
-inline V read(const void* p) { V v; memcpy(&v, p, sizeof v); return v; }
-
-// Bytes as floats. GCC takes the vectors' own conversion apart, lane by lane.
-inline ivec widened(unsigned_bytes b) {
-#if defined(__AVX512F__)
-  return (ivec)_mm512_cvtepu8_epi32((__m128i)b);
-#elif defined(__AVX2__)
-  return (ivec)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)b));
-#else
-  return __builtin_convertvector(b, ivec);
-#endif
-}
-
-inline ivec widened(signed_bytes b) {
-#if defined(__AVX512F__)
-  return (ivec)_mm512_cvtepi8_epi32((__m128i)b);
-#elif defined(__AVX2__)
-  return (ivec)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((long long)b));
-#else
-  return __builtin_convertvector(b, ivec);
-#endif
-}
-
-inline uvec widened(words16 w) {
-#if defined(__AVX512F__)
-  return (uvec)_mm512_cvtepu16_epi32((__m256i)w);
-#elif defined(__AVX2__)
-  return (uvec)_mm256_cvtepu16_epi32((__m128i)w);
-#else
-  return __builtin_convertvector(w, uvec);
-#endif
-}
-
-template <class B>
-inline vec floats(B bytes) { return __builtin_convertvector(widened(bytes), vec); }
-
-inline float half(uint16_t h) {
-  uint32_t bits = (uint32_t)(h & 0x7fff) << 13;
-  float f;
-  memcpy(&f, &bits, sizeof f);
-  f *= 0x1p112f;
-  memcpy(&bits, &f, sizeof f);
-  if ((h & 0x7c00) == 0x7c00) bits |= 0x7f800000u;
-  bits |= (uint32_t)(h & 0x8000) << 16;
-  memcpy(&f, &bits, sizeof f);
-  return f;
-}
-
-inline vec halves(words16 h) {
-#if defined(__AVX512F__)
-  return (vec)_mm512_cvtph_ps((__m256i)h);
-#elif defined(__AVX__) && defined(__F16C__)
-  return (vec)_mm256_cvtph_ps((__m128i)h);
-#else
-  vec out;
-  for (int l = 0; l < LANES; l++) out[l] = half(h[l]);
-  return out;
-#endif
-}
 
 // --- forms of codes ---------------------------------------------------------------------------------------------
 // CHUNK inputs of an output take BYTES bytes. `value` is that of input j of a chunk, for vector v of its panel's outputs;
@@ -208,6 +144,9 @@ struct Floats : Single {
 using Floats = Indices;
 #endif
 
+static_assert(is_shaped<Nibbles>(NIBBLES) && is_shaped<Fives>(FIVES) && is_shaped<Sixes>(SIXES) && is_shaped<Bytes>(BYTES) &&
+                  is_shaped<Floats>(FLOATS) && is_shaped<Indices>(INDICES), "");
+
 // --- ways in which rows meet what codes mean ---------------------------------------------------------------------
 // An entry is what INPUTS inputs of a row, or of an output, are multiplied as: `entry` is number i of a chunk.
 
@@ -280,32 +219,7 @@ void with_form(const Segment& s, F&& call) {
   }
 }
 
-struct Shape {
-  long chunk, bytes;
-};
-constexpr Shape SHAPES[] = {{Nibbles::CHUNK, Nibbles::BYTES}, {Fives::CHUNK, Fives::BYTES}, {Sixes::CHUNK, Sixes::BYTES},
-                            {Single::CHUNK, Single::BYTES},   {Single::CHUNK, Single::BYTES}, {Single::CHUNK, Single::BYTES}};
-
-long chunks_of(long form, long inputs) { return (inputs + SHAPES[form].chunk - 1) / SHAPES[form].chunk; }
-long panel_bytes(long form, long inputs) { return chunks_of(form, inputs) * SHAPES[form].bytes * WIDTH; }
-
 // --- numbers of groups ------------------------------------------------------------------------------------------
-
-// Calls with what reads the vector of numbers of a kind from the i-th on.
-template <class F>
-inline auto for_kind(long kind, F&& call) {
-  switch (kind) {
-    case FLOAT: return call([](const char* at, long i) { return load((const float*)at + i); });
-    case HALF: return call([](const char* at, long i) { return halves(read<words16>(at + 2 * i)); });
-    case BFLOAT: return call([](const char* at, long i) { return (vec)(widened(read<words16>(at + 2 * i)) << 16); });
-    case UNSIGNED: return call([](const char* at, long i) { return floats(read<unsigned_bytes>(at + i)); });
-    default: return call([](const char* at, long i) { return floats(read<signed_bytes>(at + i)); });
-  }
-}
-
-inline vec number(const Numbers& n, long index, int v) {
-  return for_kind(n.kind, [&](auto one) { return one(n.at, index * WIDTH + v * LANES); });
-}
 
 // Numbers of some panels' groups as floats, each times that of its block, if there are blocks.
 template <class F>
@@ -346,24 +260,6 @@ struct Factors {
     if (zeros) sum -= load(zeros + at) * inputs;
     total += load(scales + at) * sum;
     if (offsets) total -= load(offsets + at) * inputs;
-    return total;
-  }
-};
-
-// The same of numbers as they lie, for few rows: to lay them out as floats would take longer than to read them.
-template <class D>
-struct Unlaid {
-  const Segment& s;
-
-  static vec of(const Numbers& own, const Numbers& of_blocks, long block, long panel, long group, int v) {
-    const vec found = number(own, panel * own.count + group, v);
-    return of_blocks.at ? number(of_blocks, panel * of_blocks.count + group / block, v) * found : found;
-  }
-
-  inline vec add(vec total, vec sum, float inputs, long panel, long group, int v) const {
-    if (s.zeros.at) sum -= of(s.zeros, {}, 1, panel, group, v) / spread(D::UNIT) * inputs;
-    total += of(s.scales, s.block_scales, s.block, panel, group, v) * spread(D::UNIT) * sum;
-    if (s.offsets.at) total -= of(s.offsets, s.block_offsets, s.block, panel, group, v) * inputs;
     return total;
   }
 };
@@ -424,20 +320,6 @@ class Rows {
   void take(const float* from, long step, long count, const Segment& s);
 };
 
-// Calls with each span: its number, its group, its first input and how many it has, whole chunks.
-template <class F>
-inline void spans(const Segment& s, long chunk, F&& call) {
-  long number = 0;
-  for (long group = 0, first = 0; first < s.inputs; group++) {
-    const long end = std::min(first + s.group, s.inputs);
-    for (; first < end; number++) {
-      const long n = std::min(SPAN, end - first);
-      call(number, group, first, (n + chunk - 1) / chunk * chunk);
-      first += n;
-    }
-  }
-}
-
 template <class D>
 void Rows::take(const float* from, long step, long count, const Segment& s) {
   if (from == from_ && count == count_ && inputs_ == D::INPUTS && alike(*of_, s)) return;
@@ -446,7 +328,7 @@ void Rows::take(const float* from, long step, long count, const Segment& s) {
   to.resize(count * (s.inputs + 32) / D::INPUTS);
   span_sums.resize(count * (s.inputs / std::min<long>(s.group, SPAN) + s.inputs / s.group + 2));
   alignas(64) float room[SPAN + LANES];
-  spans(s, D::CHUNK, [&](long number, long, long first, long n) {
+  spans(s, D::CHUNK, SPAN, [&](long number, long, long first, long n) {
     const long real = std::min(n, s.inputs - first);
     for (long i = 0; i < count; i++) {
       const float* row = from + i * step;
@@ -475,7 +357,7 @@ void few(const D& d, const Segment& s, long panel, float* c, long ldc) {
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 16
     for (int q = 0; q < Q; q++) totals[i][q] = load(c + i * ldc + q * LANES);
-  spans(s, D::CHUNK, [&](long number, long group, long first, long n) {
+  spans(s, D::CHUNK, SPAN, [&](long number, long group, long first, long n) {
     vec acc[M][Q] = {};
     const auto* row = x + M * first / D::INPUTS;
     const long count = n / D::INPUTS;  // entries of a row
@@ -551,7 +433,7 @@ void many(const D& d, const Segment& s, long panel, float* c, long m) {
   const float* sums = span_sums.data();
   const long tiles = (m + ROWS - 1) / ROWS;
   const Factors factors(s, panel, 1, D::UNIT);
-  spans(s, D::CHUNK, [&](long number, long group, long first, long n) {
+  spans(s, D::CHUNK, SPAN, [&](long number, long group, long first, long n) {
     const char* at = codes + first / D::CHUNK * (D::BYTES * WIDTH);
     for (long k = 0; k < n; k += D::CHUNK, at += D::BYTES * WIDTH)
 #pragma GCC unroll 32
@@ -593,33 +475,41 @@ struct Work {
     end = before + (p.m + block - 1) / block * groups;
   }
 
-  void make(long item, Rows& rows) const {
+  void make(long item, Rows& rows, ByteRows& byte_rows) const {
     const long first = item / groups * block, count = std::min(block, p.m - first);
     const long panels = (s->rows + WIDTH - 1) / WIDTH;
     const long begun = item % groups * together, ended = std::min(begun + together, panels);
+    if (s->planes) {
+      byte_rows.take(p.x + first * p.x_step, p.x_step, count, *s);
+      const auto by_bytes = [&](float* c, long ldc) { multiply_by_bytes(byte_rows, *s, begun, ended - begun, c, ldc); };
+      return part(begun, ended - begun, first, count, by_bytes);
+    }
     with_form(*s, [&](const auto& d) {
       rows.take<std::decay_t<decltype(d)>>(p.x + first * p.x_step, p.x_step, count, *s);
       for (long panel = begun; panel < ended;) {
         const long wide = count == 1 && panel + 1 < ended ? 2 : 1;
-        part(d, panel, wide, first, count);
+        part(panel, wide, first, count, [&](float* c, long ldc) {
+          if (wide == 2) few<1, 2>(d, *s, panel, c, ldc);
+          else if (count == 1) few<1, 1>(d, *s, panel, c, ldc);
+          else if (count == 2) few<2, 1>(d, *s, panel, c, ldc);
+          else if (count == 3) few<3, 1>(d, *s, panel, c, ldc);
+          else if (count == FEW) few<4, 1>(d, *s, panel, c, ldc);
+          else many(d, *s, panel, c, count);
+        });
         panel += wide;
       }
     });
   }
 
-  template <class D>
-  void part(const D& d, long panel, long wide, long first, long count) const {
+  // Panels of some rows, whose products `add` adds to what they begin with.
+  template <class F>
+  void part(long panel, long wide, long first, long count, F&& add) const {
     static thread_local std::vector<float> sums;
     sums.resize(std::max<long>(count * wide * WIDTH, 1));
     float* c = sums.data();
     const long width = std::min(wide * WIDTH, s->rows - panel * WIDTH), column = s->first + panel * WIDTH;
     begin(p, first, count, column, width, c, wide * WIDTH);
-    if (wide == 2) few<1, 2>(d, *s, panel, c, 2 * WIDTH);
-    else if (count == 1) few<1, 1>(d, *s, panel, c, WIDTH);
-    else if (count == 2) few<2, 1>(d, *s, panel, c, WIDTH);
-    else if (count == 3) few<3, 1>(d, *s, panel, c, WIDTH);
-    else if (count == FEW) few<4, 1>(d, *s, panel, c, WIDTH);
-    else many(d, *s, panel, c, count);
+    add(c, wide * WIDTH);
     float* out = p.out + first * p.out_step + column;
     for (long i = 0; i < count; i++) std::copy_n(c + i * wide * WIDTH, width, out + i * p.out_step);
   }
@@ -630,106 +520,15 @@ void add(std::vector<Work>& works, const Product& p, const CodedWeight& w) {
 }
 
 void make_all(const std::vector<Work>& works) {
+  static thread_local ByteRows byte_rows;
+  byte_rows.forget();
   Rows rows;
 #pragma omp for schedule(dynamic, 1)
   for (long item = 0; item < works.back().end; item++) {
     const auto ends_after = [](long item, const Work& work) { return item < work.end; };
     const long i = std::upper_bound(works.begin(), works.end(), item, ends_after) - works.begin();
-    works[i].make(item - (i ? works[i - 1].end : 0), rows);
+    works[i].make(item - (i ? works[i - 1].end : 0), rows, byte_rows);
   }
-}
-
-// --- how codes get there, and back ------------------------------------------------------------------------------
-
-// The words of one output's chunk: code j is in word j / fields, the last ones in the top two bits of all words.
-struct Bits {
-  long bits, fields, chunk, words;
-
-  explicit Bits(long form) : bits(form + 4), fields(32 / (form + 4)), chunk(SHAPES[form].chunk), words(SHAPES[form].bytes / 4) {}
-
-  // Calls with the word, the shift in it and the mask of each piece of code j, and the shift of the piece in the code.
-  template <class F>
-  void pieces(long j, F&& call) const {
-    if (j < words * fields) return call(j / fields, j % fields * bits, (1u << bits) - 1, 0);
-    if (bits == 6) for (long i = 0; i < 3; i++) call(i, 30, 3u, 2 * i);
-    else {
-      const long first = j == 30 ? 0 : 3;
-      call(first, 30, 3u, 0), call(first + 1, 30, 3u, 2), call(2, j, 1u, 4);
-    }
-  }
-};
-
-char* chunk_at(const char* codes, long form, long inputs, long panel, long chunk) {
-  return (char*)codes + panel * panel_bytes(form, inputs) + chunk * SHAPES[form].bytes * WIDTH;
-}
-
-void pack(const uint8_t* codes, long ldc, long form, char* packed, long rows, long inputs) {
-  const Bits bits(std::min<long>(form, SIXES));
-  const long chunk = SHAPES[form].chunk;
-#pragma omp parallel for schedule(dynamic, 1)
-  for (long p = 0; p < (rows + WIDTH - 1) / WIDTH; p++)
-    for (long lane = 0; lane < std::min<long>(WIDTH, rows - p * WIDTH); lane++) {
-      const uint8_t* row = codes + (p * WIDTH + lane) * ldc;
-      for (long k = 0; k < inputs; k++) {
-        char* at = chunk_at(packed, form, inputs, p, k / chunk);
-        if (form >= BYTES) at[k % chunk * WIDTH + lane] = row[k];
-        else bits.pieces(k % chunk, [&](long word, long shift, uint32_t mask, long from) {
-          ((uint32_t*)at)[word * WIDTH + lane] |= ((uint32_t)row[k] >> from & mask) << shift;
-        });
-      }
-    }
-}
-
-uint8_t code_of(const Segment& s, const Bits& bits, long row, long k) {
-  const long chunk = SHAPES[s.form].chunk, lane = row % WIDTH;
-  const char* at = chunk_at(s.codes, s.form, s.inputs, row / WIDTH, k / chunk);
-  if (s.form >= BYTES) return at[k % chunk * WIDTH + lane];
-  uint32_t code = 0;
-  bits.pieces(k % chunk, [&](long word, long shift, uint32_t mask, long from) {
-    code |= (((const uint32_t*)at)[word * WIDTH + lane] >> shift & mask) << from;
-  });
-  return code;
-}
-
-float number_of(const Numbers& n, long row, long index) {
-  const long v = row % WIDTH / LANES;
-  return number(n, row / WIDTH * n.count + index, v)[row % LANES];
-}
-
-// The numbers of a row's groups, each rounded as it is made, which `noinline` sees to.
-__attribute__((noinline)) void group_numbers(const Segment& s, const Numbers& own, const Numbers& of_blocks, long row,
-                                             float* out) {
-  for (long g = 0; g < own.count; g++) {
-    out[g] = number_of(own, row, g);
-    if (of_blocks.at) out[g] = number_of(of_blocks, row, g / s.block) * out[g];
-  }
-}
-
-__attribute__((noinline)) void subtract(const Segment& s, const float* offsets, float* values) {
-  for (long k = 0; k < s.inputs; k++) values[k] -= offsets[k / s.group];
-}
-
-// A row's values, in the order of operations that codes.py has.
-void decode(const Segment& s, long row, float* out) {
-  const Bits bits(std::min<long>(s.form, SIXES));
-  std::vector<float> numbers(s.scales.count), values(s.inputs);
-  group_numbers(s, s.scales, s.block_scales, row, numbers.data());
-  for (long k = 0; k < s.inputs; k++) {
-    const float zero = s.zeros.at ? number_of(s.zeros, row, k / s.group) : 0.0f;
-    values[k] = numbers[k / s.group] * (s.table[code_of(s, bits, row, k)] - zero);
-  }
-  if (s.offsets.at) {
-    group_numbers(s, s.offsets, s.block_offsets, row, numbers.data());
-    subtract(s, numbers.data(), values.data());
-  }
-  if (s.order) for (long k = 0; k < s.inputs; k++) out[s.order[k]] = values[k];
-  else std::copy(values.begin(), values.end(), out);
-}
-
-const Segment& segment_of(const CodedWeight& w, long row) {
-  long i = w.count - 1;
-  while (i && w.segments[i].first > row) i--;
-  return w.segments[i];
 }
 
 }  // namespace
@@ -742,29 +541,6 @@ void multiply_codes(const Product& p) {
 }
 
 extern "C" {
-
-// Inputs that the codes of a form come in: a group is a multiple of it.
-long ms_codes_chunk(long form) { return SHAPES[form].chunk; }
-
-// Bytes of the panels of codes[rows][inputs].
-long ms_codes_bytes(long form, long rows, long inputs) {
-  return (rows + WIDTH - 1) / WIDTH * panel_bytes(form, inputs);
-}
-
-// Codes[rows][inputs] into panels, which are 0 before.
-void ms_codes_pack(const uint8_t* codes, long step, long form, void* packed, long rows, long inputs) {
-  pack(codes, step, form, (char*)packed, rows, inputs);
-}
-
-// Rows `ids` of a weight: out[count][inputs].
-void ms_codes_rows(const void* weight, const int64_t* ids, long count, long inputs, float* out) {
-  const CodedWeight& w = *(const CodedWeight*)weight;
-#pragma omp parallel for schedule(dynamic, 4) if (count > 4)
-  for (long i = 0; i < count; i++) {
-    const Segment& s = segment_of(w, ids[i]);
-    decode(s, ids[i] - s.first, out + i * inputs);
-  }
-}
 
 // out[m][outputs] = x[m][inputs] * w' + bias
 void ms_codes_linear(const float* x, long x_step, const void* weight, const float* bias, float* out, long m, long inputs,

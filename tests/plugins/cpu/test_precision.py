@@ -21,17 +21,6 @@ from maxserve.plugins.cpu.linear import PanelMethod
 
 pytestmark = pytest.mark.compiler
 
-MODEL: dict[str, Any] = {
-    "vocab_size": 128,
-    "hidden_size": 128,
-    "intermediate_size": 352,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "tie_word_embeddings": False,
-    "initializer_range": 0.15,
-}
 PROMPTS = [[1, 2, 3], [5, *range(40)], [9], [*range(60, 77)]]
 
 
@@ -106,19 +95,6 @@ def test_fast_is_refused_where_it_would_gain_nothing(monkeypatch: pytest.MonkeyP
     assert method("auto").storage_dtype(torch.bfloat16) is torch.bfloat16
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    from tokenizers import Tokenizer, models
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    torch.manual_seed(0)
-    auto: Any = AutoModelForCausalLM
-    auto.from_config(AutoConfig.for_model("llama", **MODEL)).bfloat16().save_pretrained(tmp_path)
-    tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(128)}, unk_token="t0"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
-    return tmp_path
-
-
 def logprobs_by_transformers(folder: Path, tokens: Tensor, dtype: torch.dtype) -> Tensor:
     """[texts, tokens - 1] of each token after those before it."""
     from transformers import AutoModelForCausalLM
@@ -131,12 +107,12 @@ def logprobs_by_transformers(folder: Path, tokens: Tensor, dtype: torch.dtype) -
     return found
 
 
-def test_logits_are_closer_to_float64_than_those_of_transformers_in_bfloat16(checkpoint: Path) -> None:
+def test_logits_are_closer_to_float64_than_those_of_transformers_in_bfloat16(tiny_llama: Path) -> None:
     """Since the residual stream, norms, softmax and sums are in float32 all the same."""
     tokens = torch.randint(128, (8, 100), generator=torch.Generator().manual_seed(1))
-    exact = logprobs_by_transformers(checkpoint, tokens, torch.float64)
-    theirs = (logprobs_by_transformers(checkpoint, tokens, torch.bfloat16) - exact).square().mean().sqrt()
-    done = LLM(str(checkpoint)).generate(tokens.tolist(), max_tokens=1, prompt_logprobs=0)
+    exact = logprobs_by_transformers(tiny_llama, tokens, torch.float64)
+    theirs = (logprobs_by_transformers(tiny_llama, tokens, torch.bfloat16) - exact).square().mean().sqrt()
+    done = LLM(str(tiny_llama)).generate(tokens.tolist(), max_tokens=1, prompt_logprobs=0)
     ours = torch.tensor([[each.logprob for each in text.prompt_logprobs] for text in done], dtype=torch.float64)
     error = (ours - exact).square().mean().sqrt()
     print(f"ours {error:.4f}, theirs {theirs:.4f}")
@@ -145,10 +121,10 @@ def test_logits_are_closer_to_float64_than_those_of_transformers_in_bfloat16(che
 
 @pytest.mark.parametrize("precision", ["auto", "exact"])
 def test_a_text_does_not_depend_on_its_batch(
-    checkpoint: Path, precision: str, caplog: pytest.LogCaptureFixture
+    tiny_llama: Path, precision: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="maxserve"):
-        llm = LLM(str(checkpoint), native__precision=precision)
+        llm = LLM(str(tiny_llama), native__precision=precision)
     assert f"--native.precision {precision}: " in caplog.text
     together = [done.tokens for done in llm.generate(PROMPTS, max_tokens=20, temperature=0.0)]
     alone = [llm.generate([prompt], max_tokens=20, temperature=0.0)[0].tokens for prompt in PROMPTS]
