@@ -147,10 +147,11 @@ class LatentCorrection(Protocol):
 class LowRank(Protocol):
     """A Correction that compiled layers carry out by themselves: out += x · down · up, part by part of the outputs.
 
-    Entry s - 1 is slot s's: `down` [slots, …] begins there with the numbers [inputs, parts, rank], `up` [slots, …] with
-    [rank, outputs]; both float32, or both bfloat16 where rows are rounded to it; those of a slot contiguous, and in one
-    place for as long as this lives. `ranks` [slots] int64, on the host, are multiples of 16, 0 where the slot's adapter
-    does not change the projection. `parts` are the sizes of the parts, one or more.
+    Entry s - 1 is slot s's: `down` [slots, …] begins there with the numbers [inputs, parts, rank], `up` [slots, …]
+    with [rank, outputs]; both float32, or both bfloat16 where rows are rounded to it, finite numbers all (rows of
+    others are multiplied by them and by 0); those of a slot contiguous, and in one place for as long as this lives.
+    `ranks` [slots] int64, on the host, are multiples of 16, 0 where the slot's adapter does not change the projection.
+    `parts` are the sizes of the parts, one or more.
 
     After `lay_in_panels` a slot begins with matrices in panels of 16 columns instead: `down` with that of [inputs,
     parts * rank], inputs filled up with zeros to a multiple of 32, `up` with one of [rank, size] for each part, sizes

@@ -75,6 +75,10 @@ template <class W> constexpr bool ON_UNITS = false;
 template <> constexpr bool ON_UNITS<Whole> = true;
 template <long N> constexpr bool ON_UNITS<Planes<N>> = true;
 
+// Whether sums start from rows by weights and go on with terms of changes.
+template <class W> constexpr bool ADDS_TERMS = false;
+template <long N> constexpr bool ADDS_TERMS<Planes<N>> = true;
+
 // Rows that are multiplied together: as many as stay in cache L2 while the panels pass by, and what is split of panels
 // serves enough of them.
 template <class W>
@@ -150,6 +154,15 @@ Split<N>& split() {
   return own;
 }
 thread_local std::vector<Line<Pair>> planes;
+thread_local Terms terms[2];
+
+// What a change adds to the sums of rows that begin with one of them and to the columns of a panel.
+template <class W>
+const Terms& terms_of(const Product& p, long first, long panel, long place = 0) {
+  if (ADDS_TERMS<W> && p.change && p.change->on_units()) p.change->terms(first / SQUARE, panel * WIDTH, terms[place]);
+  else terms[place].clear();
+  return terms[place];
+}
 
 // Items of the same rows come one after another: they are split for the first.
 template <long N>
@@ -202,7 +215,7 @@ void part_by_units(const Product& p, long first, long rows, long panel, long cou
     auto weights = panel_of(p, q, rows, kept);
     for (long i = 0; i < rows; i += SQUARE) {
       long high = std::min(SQUARE, rows - i);
-      split<Kept<W>::PLANES_OF_ROWS>().multiply(kept.units, weights, i, high, sums);
+      split<Kept<W>::PLANES_OF_ROWS>().multiply(kept.units, weights, i, high, sums, terms_of<W>(p, first + i, q));
       finish(p, first + i, high, q * WIDTH, sums);
     }
   }
@@ -214,7 +227,8 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
   alignas(64) float sums[2 * HEIGHT * WIDTH];
   kept.take(p, first, rows);
   for (; count >= 2; panel += 2, count -= 2) {
-    split<N>().multiply(kept.units, panel_of(p, panel, rows, kept), panel_of(p, panel + 1, rows, kept), rows, sums);
+    terms_of<Planes<N>>(p, first, panel, 0), terms_of<Planes<N>>(p, first, panel + 1, 1);
+    split<N>().multiply(kept.units, panel_of(p, panel, rows, kept), panel_of(p, panel + 1, rows, kept), rows, sums, terms);
     finish(p, first, rows, panel * WIDTH, sums);
     finish(p, first, rows, (panel + 1) * WIDTH, sums + HEIGHT * WIDTH);
   }
@@ -230,12 +244,15 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
 
 #endif
 
-// How a product is cut into items that threads take: blocks of rows by groups of panels.
+// How a product is cut into items that threads take: blocks of rows by groups of panels. What is fetched ahead is mostly of
+// the next panel of a group, and there are groups enough for the threads.
 struct Cut {
   long block, group, panels, groups, items;
 
-  Cut(const Product& p, long rows) : block(rows), group(side_by_side(p.m)) {
-    panels = (p.outputs + WIDTH - 1) / WIDTH, groups = (panels + group - 1) / group;
+  Cut(const Product& p, long rows, bool on_units) : block(rows), group(side_by_side(p.m)) {
+    panels = (p.outputs + WIDTH - 1) / WIDTH;
+    if (on_units && group == 1) group = std::clamp(panels / 12, 1L, 4L);
+    groups = (panels + group - 1) / group;
     items = (p.m + block - 1) / block * groups;
   }
 
@@ -262,13 +279,14 @@ void multiply_and_change(const Product& p, const Cut& cut) {
 
 template <class W>
 void multiply_by(const Product& p) {
-  const Cut cut(p, rows_at_once<W>(p));
-  if (p.change && cut.items == cut.groups && p.change->by_columns(WIDTH)) return multiply_and_change<W>(p, cut);
+  const Cut cut(p, rows_at_once<W>(p), ON_UNITS<W>);
+  const bool terms = ADDS_TERMS<W> && p.change && p.change->on_units();
+  if (p.change && !terms && cut.items == cut.groups && p.change->by_columns(WIDTH)) return multiply_and_change<W>(p, cut);
   Kept<W> kept;
   // Threads take work as they come to it, lest one whose core is wanted elsewhere holds the others up.
 #pragma omp for schedule(dynamic, 1)
   for (long item = 0; item < cut.items; item++) cut.make<W>(p, item, kept);
-  if (p.change) p.change->add(p.out, p.out_step);
+  if (p.change && !terms) p.change->add(p.out, p.out_step);
 }
 
 // The products of a mixture: one for each expert that has rows, their items numbered one after another.
@@ -279,7 +297,7 @@ struct Mixture {
 
   template <class W>
   void add(const Product& p) {
-    products.push_back(p), cuts.push_back(Cut(p, rows_at_once<W>(p)));
+    products.push_back(p), cuts.push_back(Cut(p, rows_at_once<W>(p), ON_UNITS<W>));
     ends.push_back((ends.empty() ? 0 : ends.back()) + cuts.back().items);
   }
 

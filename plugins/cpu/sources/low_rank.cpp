@@ -11,6 +11,7 @@
 namespace {
 
 constexpr long BLOCK = 16;       // rows that read a weight together
+constexpr long TOGETHER = 32;    // rows that matrix units multiply in one go
 constexpr long PANEL = 16;       // columns of a panel, in which factors lie input by input
 constexpr long INPUTS = 32;      // inputs of `down` are filled up to a multiple of it
 constexpr long COLUMNS = 256;    // outputs of an item
@@ -108,24 +109,49 @@ void sum_rows(const typename F::Row* x, const typename F::Number* panel, long st
     for (int v = 0; v < PANEL / LANES; v++) store(out[n] + v * LANES, even[n][v] + odd[n][v]);
 }
 
+// out[row][width] += made[row] * P panels beside each other, for N rows. Loops over sums are laid out, so that these stay
+// in registers.
+template <class F, int N, int P>
+inline void add_panels(const typename F::Row* made, const typename F::Number* panels, long steps, float* const* out, long width) {
+  constexpr long LINE = PANEL * F::DEPTH;
+  constexpr int VECTORS = PANEL / LANES;
+  vec sums[P][N][VECTORS] = {};
+  for (long step = 0; step < steps; step++, panels += LINE)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) {
+      fetch(panels + p * steps * LINE);
+      F::template add<N>(made, step, panels + p * steps * LINE, sums[p]);
+    }
+  float made_alone[N][PANEL];
+  const bool whole = width >= PANEL;
+#pragma GCC unroll 4
+  for (int p = 0; p < P; p++)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++)
+#pragma GCC unroll 2
+      for (int v = 0; v < VECTORS; v++) {
+        float* at = out[n] + p * PANEL + v * LANES;
+        if (whole) store(at, load(at) + sums[p][n][v]);
+        else store(made_alone[n] + v * LANES, sums[p][n][v]);
+      }
+  for (int n = 0; !whole && n < N; n++)
+    for (long i = 0; i < width; i++) out[n][i] += made_alone[n][i];
+}
+
 // out[row][width] += made[row] * panels, for N rows; `out` are where the columns begin.
 template <class F, int N>
 void add_rows(const typename F::Row* made, const typename F::Number* panels, long rank, float* const* out, long width) {
-  constexpr long LINE = PANEL * F::DEPTH;
-  for (long column = 0; column < width; column += PANEL) {
-    vec sums[N][PANEL / LANES] = {};
-    for (long step = 0; step < rank / F::DEPTH; step++, panels += LINE) {
-      fetch(panels);
-      F::template add<N>(made, step, panels, sums);
-    }
-    for (int n = 0; n < N; n++)
-      if (width - column < PANEL)
-        for (long i = 0; i < width - column; i++) out[n][column + i] += sums[n][i / LANES][i % LANES];
-      else
-        for (int v = 0; v < PANEL / LANES; v++) {
-          float* at = out[n] + column + v * LANES;
-          store(at, load(at) + sums[n][v]);
-        }
+  constexpr int SUMS = N * PANEL / LANES, P = SUMS <= 4 ? 4 : SUMS <= 8 ? 2 : 1;
+  float* at[N];
+  std::copy_n(out, N, at);
+  const long steps = rank / F::DEPTH;
+  while (width > 0) {
+    const bool all = width >= P * PANEL;
+    if (all) add_panels<F, N, P>(made, panels, steps, at, width);
+    else add_panels<F, N, 1>(made, panels, steps, at, width);
+    const long done = all ? P : 1;
+    panels += done * rank * PANEL, width -= done * PANEL;
+    for (int n = 0; n < N; n++) at[n] += done * PANEL;
   }
 }
 
@@ -147,10 +173,15 @@ void with_rows(long count, F f) {
 // An item's rows times panels, by vectors.
 template <class F>
 class ByVectors {
+  typedef typename F::Number Number;
   typename F::Row rows_[BLOCK];
   long count_ = 0, steps_ = 0;
 
  public:
+  // What the first half makes for a part of a row takes so many numbers.
+  static long entries(long rank) { return rank; }
+  static void keep(const float* sums, Number* out, bool) { F::keep(sums, out); }
+
   // Row number n of `count`, of so many inputs.
   void take(const float* x, long n, long count, long inputs) {
     count_ = count, steps_ = (inputs + F::DEPTH - 1) / F::DEPTH;
@@ -237,6 +268,14 @@ class ByUnits {
     sum<false>(panels, panels, size, sums);
     end(p, sums[0]);
   }
+
+  // A tile has room for 32 ranks.
+  static long entries(long rank) { return filled(rank, INPUTS); }
+  // `last`: of the ranks of a part; behind them there may be half a tile of nothing.
+  static void keep(const float* sums, uint16_t* out, bool last) {
+    Double::keep(sums, out);
+    if (last) memset(out + PANEL, 0, PANEL * sizeof *out);
+  }
 };
 
 #endif
@@ -263,33 +302,47 @@ long highest_rank(const LowRank& c, const Adapted& adapted) {
   return highest;
 }
 
+#if defined(MATRIX_UNITS)
+
+// 32 numbers of bfloat16.
+void widen(const uint16_t* from, float* out) {
+  for (long i = 0; i < 2 * LANES; i += LANES)
+    _mm512_storeu_si512(out + i, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(from + i))), 16));
+}
+
+#endif
+
 // The halves of a change, of factors of one type. What the first makes is kept as the second reads it.
 template <class F, class Products>
 struct Halves {
   typedef typename F::Number Number;
 
+  // Numbers from a row of what the first half makes to the next.
+  static long step_of(const LowRank& c, const Adapted& adapted) { return c.parts * Products::entries(highest_rank(c, adapted)); }
+
   // Panels first … end - 1 of a block.
   static void shrink_block(const LowRank& c, const Adapted& adapted, const Adapted::Block& b, long step, long first, long end,
                            const float* x, long x_step, Products& products, float* between) {
-    end = std::min(end, c.parts * c.ranks[b.slot] / PANEL);
+    const long rank = c.ranks[b.slot], size = filled(c.inputs, INPUTS);
+    end = std::min(end, c.parts * rank / PANEL);
     if (first >= end) return;
-    const long size = filled(c.inputs, INPUTS);
     const Number* down = (const Number*)c.down + b.slot * c.down_step + first * size * PANEL;
     fetch_first(down);
     for (long n = 0; n < b.count; n++) products.take(x + adapted.order[b.first + n] * x_step, n, b.count, c.inputs);
-    Number* made = (Number*)between + b.first * step + first * PANEL;
     products.multiply(down, end - first, size, [&](long p, const float (*sums)[PANEL]) {
-      for (long n = 0; n < b.count; n++) F::keep(sums[n], made + n * step + p * PANEL);
+      const long part = (first + p) * PANEL / rank, within = (first + p) * PANEL % rank;
+      Number* made = (Number*)between + b.first * step + part * Products::entries(rank) + within;
+      for (long n = 0; n < b.count; n++) Products::keep(sums[n], made + n * step, within + PANEL == rank && rank % INPUTS);
     });
   }
 
   static const float* shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step) {
-    const long step = c.parts * highest_rank(c, adapted), blocks = adapted.blocks.size(), pieces = step / PANEL;
+    const long step = step_of(c, adapted), blocks = adapted.blocks.size(), pieces = c.parts * highest_rank(c, adapted) / PANEL;
     if (!step) return nullptr;
     Products products;
     if (blocks * pieces * filled(c.inputs, INPUTS) * PANEL * (long)sizeof(Number) <= FEW) {
       static thread_local std::vector<float> own;
-      if ((long)own.size() < adapted.rows * step) own.resize(adapted.rows * step);
+      if ((long)own.size() < (adapted.rows + BLOCK) * step) own.resize((adapted.rows + BLOCK) * step);
       for (const auto& b : adapted.blocks) shrink_block(c, adapted, b, step, 0, pieces, x, x_step, products, own.data());
       return own.data();
     }
@@ -307,7 +360,7 @@ struct Halves {
                            const Span& span, float* out, long out_step) {
     const long rank = c.ranks[b.slot];
     const Number* up = (const Number*)c.up + b.slot * c.up_step + span.panels * rank * PANEL;
-    const Number* made = (const Number*)between + b.first * step + span.part * rank;
+    const Number* made = (const Number*)between + b.first * step + span.part * Products::entries(rank);
     typename F::Row rows[BLOCK];
     float* outs[BLOCK];
     for (long n = 0; n < b.count; n++) {
@@ -320,7 +373,7 @@ struct Halves {
   }
 
   static void expand(const LowRank& c, const Adapted& adapted, const float* between, float* out, long out_step) {
-    const long step = c.parts * highest_rank(c, adapted);
+    const long step = step_of(c, adapted);
     if (!step) return;
     const std::vector<Span> spans = spans_of(c);
     const long blocks = adapted.blocks.size(), items = spans.size();
@@ -331,14 +384,13 @@ struct Halves {
     }
   }
 
-  // `step`: numbers from a row of what the first half made to the next.
-  static void expand_columns(const LowRank& c, const Adapted& adapted, const float* between, long step, long column,
-                             long width, float* out, long out_step) {
+  static void expand_columns(const LowRank& c, const Adapted& adapted, const float* between, long column, long width,
+                             float* out, long out_step) {
     long part = 0, start = 0;
     while (column >= start + c.sizes[part]) start += c.sizes[part++];
     const Span span{part, column, std::min(width, c.outputs - column), column / PANEL};
     for (const auto& b : adapted.blocks)
-      if (c.ranks[b.slot]) expand_block(c, adapted, between, b, step, span, out, out_step);
+      if (c.ranks[b.slot]) expand_block(c, adapted, between, b, step_of(c, adapted), span, out, out_step);
   }
 
   static void fetch_columns(const LowRank& c, const Adapted& adapted, long column, long width) {
@@ -364,22 +416,36 @@ void with_halves(const LowRank& c, G g) {
 
 }  // namespace
 
-Adapted::Adapted(const int64_t* o, const int64_t* groups, long adapters) : order(o) {
-  for (long g = 0; g < adapters; g++, groups += 3)
-    for (long first = groups[1]; first < groups[2]; first += BLOCK) {
-      blocks.push_back({groups[0] - 1, first, std::min<long>(BLOCK, groups[2] - first)});
+Adapted::Adapted(const int64_t* o, const int64_t* g, long count) : order(o), adapters(count), groups(g) {
+  for (long a = 0; a < adapters; a++, g += 3) {
+    for (long first = g[1]; first < g[2]; first += BLOCK) {
+      blocks.push_back({g[0] - 1, first, std::min<long>(BLOCK, g[2] - first)});
       rows += blocks.back().count;
     }
+    for (long i = g[1]; i < g[2]; i++) place(a, i);
+  }
+}
+
+void Adapted::place(long adapter, long entry) {
+  const size_t number = order[entry] / TOGETHER;
+  if (squares.size() <= number) squares.resize(number + 1);
+  auto& shares = squares[number];
+  if (shares.empty() || shares.back().adapter != adapter) shares.push_back({groups[3 * adapter] - 1, adapter, entry});
+  shares.back().count++;
+  (order[entry] % TOGETHER < TOGETHER / 2 ? shares.back().first : shares.back().second) = true;
 }
 
 void Adapted::reserve(const LowRank& c) {
-  const size_t size = rows * c.parts * highest_rank(c, *this);
+  const size_t size = (rows + BLOCK) * c.parts * filled(highest_rank(c, *this), INPUTS);
   if (between.size() < size) between.resize(size);
 }
 
 Change::Change(const LowRank& c, Adapted& adapted, const float* x, long x_step) : c_(c), adapted_(adapted) {
-  step_ = c.parts * highest_rank(c, adapted);
+  some_ = highest_rank(c, adapted);
   with_halves(c, [&](auto halves) { made_ = halves.shrink(c, adapted, x, x_step); });
+#if defined(MATRIX_UNITS)
+  if (some_ && on_units()) lay_in_tiles();
+#endif
 }
 
 bool Change::by_columns(long width) const {
@@ -389,14 +455,101 @@ bool Change::by_columns(long width) const {
 }
 
 void Change::fetch(long column, long width) const {
-  if (step_) with_halves(c_, [&](auto halves) { halves.fetch_columns(c_, adapted_, column, width); });
+  if (some_) with_halves(c_, [&](auto halves) { halves.fetch_columns(c_, adapted_, column, width); });
 }
 
 void Change::add(long column, long width, float* out, long out_step) const {
-  if (step_)
-    with_halves(c_, [&](auto halves) { halves.expand_columns(c_, adapted_, made_, step_, column, width, out, out_step); });
+  if (some_) with_halves(c_, [&](auto halves) { halves.expand_columns(c_, adapted_, made_, column, width, out, out_step); });
 }
 
 void Change::add(float* out, long out_step) const {
   with_halves(c_, [&](auto halves) { halves.expand(c_, adapted_, made_, out, out_step); });
 }
+
+#if defined(MATRIX_UNITS)
+
+namespace {
+
+// Of this thread and of the change that it computes: rows as tiles, or as float32; and of each adapter what ends with its
+// last panel.
+thread_local std::vector<Line<uint16_t>> tiles, ends;
+thread_local std::vector<Line<float>> wide;
+constexpr long LINES = HEIGHT;  // of a tile
+
+}  // namespace
+
+bool Change::on_units() const { return c_.in_bfloat16 && matrix_units() && by_columns(WIDTH); }
+
+const uint16_t* Change::up(long slot) const { return (const uint16_t*)c_.up + slot * c_.up_step; }
+
+// Tiles of an adapter in 32 rows lie where its first of these rows would: [parts][steps of ranks][32 rows][32 ranks].
+uint16_t* Change::tile(const Adapted::Share& share, long part, long step) const {
+  return tiles[(share.entry / (FewRows::MOST + 1) * c_.parts + part) * steps_ * 2 * LINES + step * 2 * LINES].words;
+}
+
+float* Change::widened(long entry, long part) const { return wide[(entry * c_.parts + part) * steps_ * 2].words; }
+
+void Change::lay_in_tiles() {
+  const long row = Halves<Double, ByUnits>::step_of(c_, adapted_);
+  steps_ = row / c_.parts / STEP;
+  const size_t lines = c_.parts * steps_ * 2;
+  if (wide.size() < adapted_.rows * lines) wide.resize(adapted_.rows * lines);
+  if (tiles.size() < (adapted_.rows / (FewRows::MOST + 1) + 1) * lines * LINES)
+    tiles.resize((adapted_.rows / (FewRows::MOST + 1) + 1) * lines * LINES);
+  for (const auto& shares : adapted_.squares)
+    for (const auto& share : shares) lay(share, row);
+  ends.resize(adapted_.adapters * LINES);
+  for (long a = 0; a < adapted_.adapters; a++) {
+    const long slot = adapted_.groups[3 * a] - 1, size = c_.ranks[slot] % STEP * PANEL;  // of half a tile, or nothing
+    memset((void*)&ends[a * LINES], 0, LINES * sizeof ends[0]);
+    memcpy((void*)&ends[a * LINES], up(slot) + c_.outputs * c_.ranks[slot] - size, size * sizeof(uint16_t));
+  }
+}
+
+void Change::lay(const Adapted::Share& share, long row) {
+  const long steps = filled(c_.ranks[share.slot], STEP) / STEP;
+  const bool few = share.count <= FewRows::MOST;
+  for (long p = 0; p < c_.parts; p++) {
+    if (!few) memset(tile(share, p, 0), 0, steps * 2 * LINES * sizeof tiles[0]);
+    for (long i = share.entry; i < share.entry + share.count; i++)
+      for (long s = 0; s < steps; s++) {
+        const uint16_t* made = (const uint16_t*)made_ + i * row + (p * steps + s) * STEP;
+        if (few) widen(made, widened(i, p) + s * STEP);
+        else memcpy(tile(share, p, s) + adapted_.order[i] % TOGETHER * STEP, made, STEP * sizeof *made);
+      }
+  }
+}
+
+// What lies behind the ranks of a panel is the next panel, which is multiplied by nothing.
+void Change::terms(long square, long column, Terms& made) const {
+  made.clear();
+  if (!some_ || square >= (long)adapted_.squares.size()) return;
+  long part = 0;
+  for (long end = c_.sizes[0]; column >= end; end += c_.sizes[++part]) {}
+  const bool last = column + WIDTH == c_.outputs;
+  for (const auto& share : adapted_.squares[square]) {
+    const long rank = c_.ranks[share.slot];
+    if (!rank) continue;
+    const uint16_t *one = up(share.slot) + column * rank, *other = one + rank * PANEL;
+    if (share.count <= FewRows::MOST) {
+      FewRows few{one, other, rank, share.count};
+      for (long n = 0; n < share.count; n++) {
+        few.rows[n] = adapted_.order[share.entry + n] % TOGETHER;
+        few.made[n] = widened(share.entry + n, part);
+      }
+      made.few.push_back(few);
+      continue;
+    }
+    for (long s = 0; s * STEP < rank; s++, one += STEP * PANEL, other += STEP * PANEL) {
+      const bool alone = last && rank - s * STEP < STEP;
+      made.tiles.push_back({one, alone ? ends[share.adapter * LINES].words : other, tile(share, part, s), share.first,
+                            share.second});
+    }
+  }
+}
+
+#else
+
+bool Change::on_units() const { return false; }
+
+#endif

@@ -15,20 +15,52 @@ struct LowRank {
   int64_t down_step, up_step, inputs, outputs, parts, in_bfloat16, sizes[MOST_PARTS];
 };
 
-// The rows of a step that have adapters, in blocks of few rows of one adapter.
+// The rows of a step that have adapters.
 struct Adapted {
-  struct Block {
+  struct Block {  // few rows of one adapter
     long slot, first, count;  // the slot counted from 0; entries of `order`
   };
+  struct Share {  // those of an adapter among 32 neighbouring rows, and whether some are among the first or second 16
+    long slot, adapter, entry, count = 0;
+    bool first = false, second = false;
+  };
   const int64_t* order;
+  long adapters, rows = 0;
+  const int64_t* groups;
   std::vector<Block> blocks;
-  long rows = 0;
-  std::vector<float> between;  // [rows][parts][rank], of the projection that is corrected, as the second half reads it
+  std::vector<std::vector<Share>> squares;  // by 32 rows
+  std::vector<float> between;  // [rows][parts][ranks], of the projection that is corrected, as the second half reads it
 
   Adapted(const int64_t* order, const int64_t* groups, long adapters);
 
   // Has room for the change of this projection; by one thread, before any of them is computed.
   void reserve(const LowRank& c);
+
+ private:
+  void place(long adapter, long entry);
+};
+
+// What an adapter adds to the sums of 32 rows by 32 columns, whose weights are two panels.
+struct Term {
+  const uint16_t *one, *other;
+  const uint16_t* rows;  // [32 rows][32 ranks], with nothing where rows are of others
+  bool first, second;    // whether anything is in the first or second 16 rows
+};
+
+// The same of few rows. Steps of 32 ranks are added one after another, in each those of even and of odd number by
+// themselves, as matrix units do it: what a row gets does not depend on how many others there are.
+struct FewRows {
+  static constexpr long MOST = 3;
+  const uint16_t *one, *other;
+  long rank, count, rows[MOST];
+  const float* made[MOST];
+};
+
+struct Terms {
+  std::vector<Term> tiles;
+  std::vector<FewRows> few;
+
+  void clear() { tiles.clear(), few.clear(); }
 };
 
 // What adapters change in the outcome of a projection. It is made of x[row] * down for each row that has an adapter: by all
@@ -37,13 +69,24 @@ class Change {
   const LowRank& c_;
   const Adapted& adapted_;
   const float* made_;
-  long step_;  // numbers from a row of what is made to the next
+  bool some_;       // whether there is a change
+  long steps_ = 0;  // tiles of the highest rank
+
+  const uint16_t* up(long slot) const;
+  uint16_t* tile(const Adapted::Share& share, long part, long step) const;
+  float* widened(long entry, long part) const;
+  void lay_in_tiles();
+  void lay(const Adapted::Share& share, long row);
 
  public:
   Change(const LowRank& c, Adapted& adapted, const float* x, long x_step);
 
   // Whether no `width` columns, from a multiple of it on, are of two parts, so that they can be added to by themselves.
   bool by_columns(long width) const;
+  // Whether products by matrix units add it to their sums: it is the same then for any rows of a projection.
+  bool on_units() const;
+  // What they add for rows from 32 * square on and 32 columns.
+  void terms(long square, long column, Terms& made) const;
   // What some columns need comes nearer.
   void fetch(long column, long width) const;
   // out[row] += made[row] * up in some columns: by whoever has just made these of all rows.

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "low_rank.h"
 #include "vectors.h"
 
 // Weights in pairs that are multiplied by rows of so many planes: 3 are the rows to the bit, 1 is their rounding.
@@ -35,7 +36,8 @@ constexpr long PLANES = 3;
 constexpr long SQUARE = 2 * HEIGHT;         // rows that are multiplied by a panel in one go
 constexpr long STEP_PAIRS = STEP / 2 * WIDTH;    // pairs of a panel that one step takes
 constexpr int LINE = WIDTH * sizeof(Pair);  // bytes from one pair of inputs to the next in a panel
-constexpr long FAR = 2;                     // steps of a panel that are fetched before they are read
+constexpr long FAR = 4;                     // steps of a panel that are fetched before they are read
+constexpr long TERMS_SOON = 2048;           // words of a term's weights, likewise: some panels of them
 
 // Whether the system lets this process use them.
 static inline bool matrix_units() {
@@ -86,7 +88,7 @@ class PairPanel {
   explicit PairPanel(const Pair* panel) : at_(panel) {}
 
   const Pair* step(long s) const {
-    for (long i = 0; i < STEP_PAIRS; i += 16) __builtin_prefetch(at_ + (s + FAR) * STEP_PAIRS + i);
+    for (long i = 0; i < STEP_PAIRS; i += 16) __builtin_prefetch(at_ + (s + FAR) * STEP_PAIRS + i, 0, 2);
     return at_ + s * STEP_PAIRS;
   }
 };
@@ -133,10 +135,60 @@ class WholePanel {
   }
 };
 
-// sums[16 or 32][WIDTH] = rows * panel. Each row's sums run over steps in order and over planes within, whatever rows are
+// Adds terms to sums in tiles 0 to 3, or 0 and 1, which are shaped as those of `square`.
+template <bool BOTH>
+static inline void add_tiles(const std::vector<Term>& terms) {
+  for (const Term& t : terms) {
+    for (long i = 0; i < TILE; i += 32) __builtin_prefetch(t.one + TERMS_SOON + i);
+    _tile_loadd(6, t.one, 64);
+    _tile_loadd(7, t.other, 64);
+    if (t.first) {
+      _tile_loadd(4, t.rows, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if (BOTH && t.second) {
+      _tile_loadd(5, t.rows + TILE, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+}
+
+template <int N>
+static inline void add_few(const FewRows& t, float* sums) {
+  constexpr long PANEL = WIDTH / 2;
+  const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+  for (long first = 0; first < t.rank; first += STEP) {
+    vec even[N][2] = {}, odd[N][2] = {};
+    const long end = std::min(first + STEP, t.rank);
+    for (long k = first; k < end; k += 2) {
+      const __m512i one = _mm512_loadu_si512(t.one + k * PANEL), other = _mm512_loadu_si512(t.other + k * PANEL);
+      __builtin_prefetch(t.one + k * PANEL + TERMS_SOON), __builtin_prefetch(t.other + k * PANEL + TERMS_SOON);
+      const vec e[2] = {(vec)_mm512_slli_epi32(one, 16), (vec)_mm512_slli_epi32(other, 16)};
+      const vec o[2] = {(vec)_mm512_and_si512(one, upper), (vec)_mm512_and_si512(other, upper)};
+      for (int n = 0; n < N; n++)
+        for (int v = 0; v < 2; v++) even[n][v] += spread(t.made[n][k]) * e[v], odd[n][v] += spread(t.made[n][k + 1]) * o[v];
+    }
+    for (int n = 0; n < N; n++)
+      for (int v = 0; v < 2; v++) {
+        float* at = sums + t.rows[n] * WIDTH + v * LANES;
+        store(at, load(at) + (even[n][v] + odd[n][v]));
+      }
+  }
+}
+
+static inline void add_few(const std::vector<FewRows>& terms, float* sums) {
+  for (const FewRows& t : terms)
+    if (t.count == 1) add_few<1>(t, sums);
+    else if (t.count == 2) add_few<2>(t, sums);
+    else add_few<3>(t, sums);
+}
+
+// sums[16 or 32][WIDTH] = rows * panel + terms. Each row's sums run over steps in order and over planes within, whatever rows are
 // beside it. `next`: words from the first tiles of rows to the second.
 template <long N, bool BOTH, class P>
-static inline void square(const uint16_t* rows, long next, P& panel, float* sums, long steps) {
+static inline void square(const uint16_t* rows, long next, P& panel, float* sums, long steps, const Terms& terms) {
   _tile_zero(0);
   _tile_zero(1);
   if (BOTH) {
@@ -162,6 +214,7 @@ static inline void square(const uint16_t* rows, long next, P& panel, float* sums
       }
     }
   }
+  add_tiles<BOTH>(terms.tiles);
   _tile_stored(0, sums, WIDTH * 4);
   _tile_stored(1, sums + HEIGHT, WIDTH * 4);
   if (BOTH) {
@@ -173,7 +226,8 @@ static inline void square(const uint16_t* rows, long next, P& panel, float* sums
 // sums[2][HEIGHT][WIDTH] = up to HEIGHT rows * two panels, which are read side by side. Each sum is made as in `square`.
 // The halves are written out: tiles are named in the text, by no number that a template could be given.
 template <long N>
-static inline void beside(const uint16_t* rows, const PairPanel& one, const PairPanel& other, float* sums, long steps) {
+static inline void beside(const uint16_t* rows, const PairPanel& one, const PairPanel& other, float* sums, long steps,
+                          const Terms (&terms)[2]) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -196,6 +250,14 @@ static inline void beside(const uint16_t* rows, const PairPanel& one, const Pair
       _tile_dpbf16ps(2, 4, 6);
       _tile_dpbf16ps(3, 4, 7);
     }
+  }
+  add_tiles<false>(terms[0].tiles);
+  for (const Term& t : terms[1].tiles) {
+    _tile_loadd(4, t.rows, 64);
+    _tile_loadd(6, t.one, 64);
+    _tile_loadd(7, t.other, 64);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_dpbf16ps(3, 4, 7);
   }
   _tile_stored(0, sums, WIDTH * 4);
   _tile_stored(1, sums + HEIGHT, WIDTH * 4);
@@ -241,20 +303,23 @@ class Split {
   bool infinite() const { return odd_; }
   long steps() const { return steps_; }
 
-  // sums[SQUARE][WIDTH] of `count` rows from `first` on, a multiple of HEIGHT, times a panel.
+  // sums[SQUARE][WIDTH] of `count` rows from `first` on, a multiple of HEIGHT, times a panel, and terms.
   template <class P>
-  void multiply(Units& units, P& panel, long first, long count, float* sums) const {
+  void multiply(Units& units, P& panel, long first, long count, float* sums, const Terms& terms) const {
     const long next = steps_ * N * TILE;
     const uint16_t* rows = planes_.data()->words + first / HEIGHT * next;
     units.shape(std::min(count, HEIGHT), std::max(count - HEIGHT, 1L));
-    if (count > HEIGHT) square<N, true>(rows, next, panel, sums, steps_);
-    else square<N, false>(rows, next, panel, sums, steps_);
+    if (count > HEIGHT) square<N, true>(rows, next, panel, sums, steps_, terms);
+    else square<N, false>(rows, next, panel, sums, steps_, terms);
+    add_few(terms.few, sums);
   }
 
-  // sums[2][HEIGHT][WIDTH] of all rows, HEIGHT at most, times two panels.
-  void multiply(Units& units, const PairPanel& one, const PairPanel& other, long count, float* sums) const {
+  // sums[2][HEIGHT][WIDTH] of all rows, HEIGHT at most, times two panels, and terms of each.
+  void multiply(Units& units, const PairPanel& one, const PairPanel& other, long count, float* sums,
+                const Terms (&terms)[2]) const {
     units.shape(count, count);
-    beside<N>(planes_.data()->words, one, other, sums, steps_);
+    beside<N>(planes_.data()->words, one, other, sums, steps_, terms);
+    add_few(terms[0].few, sums), add_few(terms[1].few, sums + HEIGHT * WIDTH);
   }
 };
 

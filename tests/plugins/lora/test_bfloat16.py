@@ -49,6 +49,37 @@ def test_adapted_rows_are_as_near_to_peft_as_those_of_the_base(
     assert max(away.values()) < (1e-4 if precision == "exact" else max(1e-4, 2 * away["base"])), away
 
 
+WIDE = {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 32}
+
+
+@pytest.fixture(scope="module")
+def wide(make_base: Callable[..., Base]) -> Base:
+    """Of widths that matrix units multiply, with ranks of a half, of one and of one and a half of their tiles."""
+    base = make_base("LlamaForCausalLM", dtype=torch.bfloat16, **WIDE)
+    for seed, rank in enumerate((16, 32, 48), 1):
+        base.adapter(f"r{rank}", seed=seed, r=rank, lora_alpha=2 * rank)
+    base.adapter("down", seed=4, r=40, lora_alpha=40, target_modules=["o_proj", "down_proj"])
+    return base
+
+
+def test_rows_of_an_adapter_are_the_same_however_many_have_it(wide: Base, served: Callable[..., Served]) -> None:
+    adapters = ("r16", "r32", "r48", "down", "")
+    prompt = tuple(range(5, 25))
+    crowd = {f"{name}-{i}": (name, (*prompt[: 1 + i % 7], 30 + i)) for i in range(9) for name in adapters[: 5 - i // 3]}
+    asked = {name: (name, prompt) for name in adapters}
+    engine = served(wide, max_batch_size=48, max_lora_rank=48, max_num_loras=4, enable_prefix_caching=False).engine
+    together = run(engine, asked | crowd, tokens=100)
+    for name, request in asked.items():
+        alone = run(engine, {name: request}, tokens=100)[name]
+        assert alone.tokens == together[name].tokens
+        assert alone.logprobs == together[name].logprobs, f"{name}: other bits beside other rows"
+    for name in adapters[:-1]:
+        tokens = [*prompt, *together[name].tokens]
+        away = torch.tensor(together[name].logprobs) - wide.logprobs(name, tokens)[len(prompt) - 1 :]
+        other = torch.tensor(together[name].logprobs) - wide.logprobs("", tokens)[len(prompt) - 1 :]
+        assert away.square().mean() < other.square().mean() / 25
+
+
 @pytest.mark.parametrize("rows", [torch.float32, torch.bfloat16])
 def test_factors_are_of_the_type_that_rows_are_rounded_to(rows: torch.dtype) -> None:
     context = AdapterContext(
