@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from maxserve.core.assembly.assemble import build_engine
 from maxserve.core.config import resolve
-from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from maxserve.core.engine.draw import build_pipeline
+from maxserve.core.assembly.assemble import build_pipeline
+from maxserve.core.assembly.params import ParamsReader, request_params
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.params import ParamsReader, request_params
 from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces.cache import CacheContext, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo

@@ -25,7 +25,7 @@ from maxserve import Executor, hookimpl
 def maxserve_executors():
     yield Executor(name="thread", build="maxserve.testing.executor:ThreadLauncher")
 """
-SHARED = ("maxserve.core.cli.run", "maxserve.core.runtime.serving", "maxserve.core.engine.assemble")
+SHARED = ("maxserve.core.cli.run", "maxserve.core.runtime.serving", "maxserve.core.assembly.assemble")
 
 
 def _import_all() -> None:

@@ -10,8 +10,7 @@ import click
 from maxserve.core.cli.early import read_plugin_options, wants_debug
 from maxserve.core.cli.group import build_cli
 from maxserve.core.cli.unknown_option import hint, switch_hint
-from maxserve.core.interfaces.errors import MaxserveError, RequestError, UsageError
-from maxserve.core.registry.entries import cause
+from maxserve.core.interfaces.errors import MaxserveError, RequestError, UsageError, cause
 from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.protocol import Invocation

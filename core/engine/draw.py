@@ -19,9 +19,9 @@ from maxserve.core.engine.logprobs import Scores
 from maxserve.core.engine.sequence import DraftNumbers, DrawnFrom
 from maxserve.core.engine.step import FAILED, INVALID, NO_ALLOWED_TOKEN
 from maxserve.core.engine.verification import DrawnDrafts, Verification, draw_by_weights
+from maxserve.core.interfaces.errors import cause
 from maxserve.core.interfaces.request import TokenLogprob
 from maxserve.core.interfaces.sampler import Rows
-from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.grammar_state import GrammarState
     from maxserve.core.engine.in_flight import InFlightStep
     from maxserve.core.engine.sequence import Sequence
-    from maxserve.core.interfaces.sampler import LogitTransform, SamplerContext
-    from maxserve.core.registry.protocol import Host
+    from maxserve.core.interfaces.sampler import LogitTransform
 
     # A table for distributions like these logits, and the row from which on it has room for them.
     Room = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
@@ -428,21 +427,6 @@ class Pipeline:
         if self._batch.sequences is not sequences and self._batch.sequences != sequences:
             self._batch = SamplingBatch(sequences, self._device, drafts=drafts)
         return self._batch
-
-
-def build_pipeline(host: Host, context: SamplerContext) -> Pipeline:
-    """The transforms of all registered samplers, in the order in which they apply."""
-    entries = sorted(host.samplers, key=lambda entry: (entry.component.stage, entry.component.name))
-    stages = [
-        Stage.of(
-            e.component.name,
-            host.build(e, context),
-            keeps_argmax=e.component.keeps_argmax,
-            params=host.load(e, e.component.params) if e.component.params is not None else None,
-        )
-        for e in entries
-    ]
-    return Pipeline(stages, context.device)
 
 
 def _blamed(batch: SamplingBatch, stage: Stage, error: Exception) -> Iterator[tuple[Sequence, str]]:

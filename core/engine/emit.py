@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 
 from maxserve.core.engine.step import FAILED, INVALID, NO_ALLOWED_TOKEN
+from maxserve.core.interfaces.errors import cause
 from maxserve.core.interfaces.request import FinishReason, Output
-from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,8 +17,7 @@ import torch
 
 from maxserve.core.engine.grammar_state import WORD, GrammarState
 from maxserve.core.engine.step import INVALID
-from maxserve.core.interfaces.errors import MaxserveError, PluginError
-from maxserve.core.registry.entries import cause
+from maxserve.core.interfaces.errors import MaxserveError, PluginError, cause
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maxserve.core.registry.entries import cause
+from maxserve.core.interfaces.errors import cause
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf

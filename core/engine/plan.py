@@ -17,8 +17,8 @@ import numpy as np
 from maxserve.core.engine.queues import Queues
 from maxserve.core.engine.sequence import SeenSequence, Sequence
 from maxserve.core.interfaces.cache import CacheSizes
+from maxserve.core.interfaces.errors import cause
 from maxserve.core.interfaces.scheduler import Limits, SequenceView, StepCost, Work
-from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter import SlottedAdapter

@@ -12,9 +12,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maxserve.core.http.failures import Failure, FailureDialects
-from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError, cause
 from maxserve.core.interfaces.middleware import Middleware, MiddlewareContext, SupportsRefusals, WrapsApp
-from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 
 if TYPE_CHECKING:

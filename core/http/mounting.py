@@ -13,8 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute, compile_path
 
 from maxserve.core.http.health_gate import PROBES
-from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.registry.entries import cause
+from maxserve.core.interfaces.errors import PluginError, cause
 
 ANY_METHOD = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SCHEMA = "/openapi.json"

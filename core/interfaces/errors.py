@@ -103,3 +103,11 @@ class EngineError(MaxserveError):
 
 class WorkerDied(EngineError):
     """The worker process is gone; its open requests are lost."""
+
+
+def cause(error: BaseException) -> str:
+    """An exception on one line; our own speak for themselves and go without their class name."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MaxserveError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

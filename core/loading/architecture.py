@@ -12,8 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from maxserve.core.interfaces.architecture import OrdersRotaryRows, TensorChange, WeightMap
-from maxserve.core.interfaces.errors import MaxserveError, ModelError
-from maxserve.core.registry.entries import cause
+from maxserve.core.interfaces.errors import MaxserveError, ModelError, cause
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 
 from maxserve.core.interfaces.architecture import BoundsPositions
-from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
-from maxserve.core.registry.entries import cause
+from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError, cause
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Architecture

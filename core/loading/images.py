@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maxserve.core.interfaces.errors import PluginError, SettingsError
+from maxserve.core.interfaces.errors import PluginError, SettingsError, cause
 from maxserve.core.interfaces.images import ImagesContext, ReadsImages
 from maxserve.core.loading.json_files import read_object
-from maxserve.core.registry.entries import cause
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings

@@ -24,7 +24,7 @@ log = logging.getLogger("maxserve.model")
 
 GENERATION = Engine(
     name="generation",
-    build="maxserve.core.engine.assemble:build",
+    build="maxserve.core.assembly.assemble:build",
     tasks=(TEXT,),
     tags={"text-generation": TEXT},
     summary="Text, token by token.",

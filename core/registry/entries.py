@@ -8,7 +8,7 @@ from importlib import import_module
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from maxserve.core.interfaces.errors import MaxserveError, PluginError
+from maxserve.core.interfaces.errors import PluginError, cause
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -188,11 +188,3 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def words(kind: str) -> str:
     """A kind as it reads in a sentence."""
     return kind.replace("_", " ")
-
-
-def cause(error: BaseException) -> str:
-    """An exception on one line; our own speak for themselves and go without their class name."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MaxserveError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from maxserve.core.interfaces.errors import PluginError
+from maxserve.core.interfaces.errors import PluginError, cause
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.sampler import Sampler
-from maxserve.core.registry.entries import Entry, cause
+from maxserve.core.registry.entries import Entry
 
 # What the core itself reads from a request, and what every route calls the rest of it.
 RESERVED = frozenset(

@@ -15,13 +15,13 @@ import pluggy
 from maxserve.core import hookspecs
 from maxserve.core.interfaces.component import Declaration, Ref
 from maxserve.core.interfaces.config import ConfigSection
-from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError
+from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError, cause
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.registry.complaints import Complaints
 from maxserve.core.registry.conflicts import settle
-from maxserve.core.registry.entries import Declared, Entry, Registry, cause, load_ref, where
+from maxserve.core.registry.entries import Declared, Entry, Registry, load_ref, where
 from maxserve.core.registry.fields import field_owners
 from maxserve.core.registry.hooks import (
     check_commands,

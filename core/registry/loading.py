@@ -15,8 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from maxserve.core.interfaces.architecture import Architecture
-from maxserve.core.interfaces.errors import PluginError
-from maxserve.core.registry.entries import cause
+from maxserve.core.interfaces.errors import PluginError, cause
 from maxserve.core.registry.kinds import KINDS
 from maxserve.core.registry.selection import Plugin
 from maxserve.core.registry.sources import CUSTOM, DISTRIBUTION, PLUGIN, Source, own_version

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
+from maxserve.core.assembly.params import request_params
 from maxserve.core.config.components import with_required
-from maxserve.core.engine.params import request_params
 from maxserve.core.http.app import create_app
 from maxserve.core.http.failures import FailureDialects
 from maxserve.core.http.health_gate import HealthGate, all_probes

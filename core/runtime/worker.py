@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 from maxserve.core.config import Settings
 from maxserve.core.config.components import asked_task, check_for_task, with_required
 from maxserve.core.interfaces.engine import ServesAdapters
-from maxserve.core.interfaces.errors import RequestError, UsageError
+from maxserve.core.interfaces.errors import RequestError, UsageError, cause
 from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.loading.tasks import OwnContext
-from maxserve.core.registry.entries import cause, load_ref
+from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.host import PluginHost, ProcessInfo
 from maxserve.core.registry.protocol import Host
 from maxserve.core.runtime import logs

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from maxserve.core.assembly.assemble import build_engine
+from maxserve.core.assembly.params import request_params
 from maxserve.core.config import Settings, check_sections, resolve, resolve_plugins
 from maxserve.core.config.checks import validate_supported
 from maxserve.core.config.components import asked_task, check_for_task, validate_used, with_required
-from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.params import request_params
 from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import TEXT

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from maxserve._lazy import exports
 
 if TYPE_CHECKING:
-    from maxserve.core.engine.compilers import Compilers, preferred_backend
-    from maxserve.core.engine.grouped_attention import HasParts
-    from maxserve.core.engine.params import ParamsReader, request_params
+    from maxserve.core.assembly.compilers import Compilers, preferred_backend
+    from maxserve.core.assembly.grouped_attention import HasParts
+    from maxserve.core.assembly.params import ParamsReader, request_params
     from maxserve.core.engine.parts import Counters
     from maxserve.core.engine.validation import validate_ids, validate_request
     from maxserve.core.loading.architecture import layer_pattern
@@ -89,7 +89,7 @@ __getattr__ = exports(
         "held_size": "maxserve.core.loading.quantization",
         "on_meta": "maxserve.core.loading.build",
         "choose_device": "maxserve.core.loading.device",
-        "Compilers": "maxserve.core.engine.compilers",
+        "Compilers": "maxserve.core.assembly.compilers",
         "Counters": "maxserve.core.engine.parts",
         "DraftChain": "maxserve.core.loading.stack",
         "Adaptable": "maxserve.core.loading.linear",
@@ -98,7 +98,7 @@ __getattr__ = exports(
         "Embedding": "maxserve.core.loading.linear",
         "ExactLinear": "maxserve.core.loading.linear",
         "Folder": "maxserve.core.loading.location",
-        "HasParts": "maxserve.core.engine.grouped_attention",
+        "HasParts": "maxserve.core.assembly.grouped_attention",
         "LayerStack": "maxserve.core.loading.stack",
         "Linear": "maxserve.core.loading.linear",
         "LinearStorage": "maxserve.core.loading.storage",
@@ -109,7 +109,7 @@ __getattr__ = exports(
         "Parameters": "maxserve.plugins.weights.weight_plan",
         "Target": "maxserve.plugins.weights.weight_plan",
         "locator": "maxserve.plugins.weights.weight_plan",
-        "ParamsReader": "maxserve.core.engine.params",
+        "ParamsReader": "maxserve.core.assembly.params",
         "Part": "maxserve.core.loading.linear",
         "Projection": "maxserve.core.loading.linear",
         "Role": "maxserve.core.loading.linear",
@@ -121,11 +121,11 @@ __getattr__ = exports(
         "open_files": "maxserve.core.loading.weight_files",
         "open_weights": "maxserve.core.loading.weight_files",
         "place_weights": "maxserve.plugins.weights.weights",
-        "preferred_backend": "maxserve.core.engine.compilers",
+        "preferred_backend": "maxserve.core.assembly.compilers",
         "read_object": "maxserve.core.loading.json_files",
         "read_optional_object": "maxserve.core.loading.json_files",
         "read_value": "maxserve.core.loading.json_files",
-        "request_params": "maxserve.core.engine.params",
+        "request_params": "maxserve.core.assembly.params",
         "resolve_checkpoint": "maxserve.core.loading.resolve",
         "rounding_to": "maxserve.core.loading.quantization",
         "size_text": "maxserve.core.loading.memory",

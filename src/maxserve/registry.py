@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from maxserve._lazy import exports
 
 if TYPE_CHECKING:
-    from maxserve.core.registry.entries import Entry, Registry, cause, find_architecture, nearest, where, words
+    from maxserve.core.interfaces.errors import cause
+    from maxserve.core.registry.entries import Entry, Registry, find_architecture, nearest, where, words
     from maxserve.core.registry.host import Plugin, PluginHost, ProcessInfo
     from maxserve.core.registry.options import PluginOptions
     from maxserve.core.registry.protocol import Host, Invocation
@@ -44,7 +45,7 @@ __getattr__ = exports(
         "ProcessInfo": "maxserve.core.registry.host",
         "Registry": "maxserve.core.registry.entries",
         "Restored": "maxserve.core.registry.restored",
-        "cause": "maxserve.core.registry.entries",
+        "cause": "maxserve.core.interfaces.errors",
         "nearest": "maxserve.core.registry.entries",
         "restored": "maxserve.core.registry.restored",
         "where": "maxserve.core.registry.entries",

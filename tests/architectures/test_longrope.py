@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from maxserve.core.assembly.assemble import build_engine
 from maxserve.core.config import resolve
-from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.plan import StepPlan
 from maxserve.core.engine.sequence import Sequence

@@ -103,6 +103,18 @@ def test_interfaces_know_no_host_and_no_settings(modules: dict[str, Path]) -> No
     assert guilty == []
 
 
+def test_the_step_loop_knows_no_settings_no_plugins_and_no_files(modules: dict[str, Path]) -> None:
+    """What an engine is put together from is found in `core/assembly/`; the loop is given it."""
+    guilty = [
+        f"{name}: {module}"
+        for name, file in modules.items()
+        if name.startswith("maxserve.core.engine.")
+        for module in imports(name, file, modules)
+        if module.startswith("maxserve") and not _public(module, ("maxserve.core.engine", "maxserve.core.interfaces"))
+    ]
+    assert guilty == []
+
+
 def test_a_kind_is_a_hook_and_a_line_in_the_table() -> None:
     hooks = {name for name in vars(hookspecs) if name.startswith("maxserve_")}
     assert {kind.hook for kind in KINDS} == hooks - NOT_KINDS

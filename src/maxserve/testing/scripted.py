@@ -19,8 +19,8 @@ import tokenizers
 import uvicorn
 from tokenizers import decoders, models, pre_tokenizers
 
+from maxserve.core.assembly.params import request_params
 from maxserve.core.config import Settings
-from maxserve.core.engine.params import request_params
 from maxserve.core.http.health_gate import HealthGate
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.observer import RequestStats, ResponseStats

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maxserve.core.assembly.assemble import build_engine
 from maxserve.core.config import resolve
-from maxserve.core.engine.assemble import build_engine
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.companions import with_companions
 from maxserve.core.loading.progress import NullProgress

@@ -62,7 +62,7 @@ def few_pages(monkeypatch: pytest.MonkeyPatch, pages: int = MAX_LENGTH // 16) ->
     def plan(*given: Any, **options: Any) -> MemoryPlan:
         return replace(plan_memory(*given, **options), pages=pages)
 
-    monkeypatch.setattr("maxserve.core.engine.assemble.plan_memory", plan)
+    monkeypatch.setattr("maxserve.core.assembly.assemble.plan_memory", plan)
 
 
 class SpeculatorCases:

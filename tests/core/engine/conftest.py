@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
+from maxserve.core.assembly.assemble import build_pipeline
+from maxserve.core.assembly.grouped_attention import GroupedAttention
+from maxserve.core.assembly.params import ParamsReader, request_params
 from maxserve.core.engine.drafting import Drafting
-from maxserve.core.engine.draw import Pipeline, Stage, build_pipeline
+from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.grammar import GrammarManager
-from maxserve.core.engine.grouped_attention import GroupedAttention
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import ThreadQueue
-from maxserve.core.engine.params import ParamsReader, request_params
 from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from maxserve import CacheStrategy, hookimpl
+from maxserve.core.assembly.assemble import build_engine
 from maxserve.core.config import resolve
 from maxserve.core.config.checks import validate_supported
-from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.errors import ModelError, PluginError, SettingsError
 from maxserve.core.interfaces.request import Request, SamplingParams

@@ -14,8 +14,8 @@ import pytest
 
 from maxserve.architectures import FUSED
 from maxserve.architectures.llama import Model
+from maxserve.core.assembly.assemble import build_engine
 from maxserve.core.config import resolve
-from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.architecture import Architecture

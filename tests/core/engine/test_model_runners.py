@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from maxserve.core.assembly.assemble import build_engine
 from maxserve.core.config import resolve
-from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.errors import SettingsError

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from maxserve import CacheStrategy, hookimpl
+from maxserve.core.assembly.assemble import build_engine
 from maxserve.core.config import resolve
-from maxserve.core.engine.assemble import build_engine
 from maxserve.core.engine.loop import Engine
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.request import Request, SamplingParams

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from maxserve.core.interfaces.architecture import Architecture
-from maxserve.core.interfaces.errors import PluginError, UsageError
+from maxserve.core.interfaces.errors import PluginError, UsageError, cause
 from maxserve.core.interfaces.scheduler import Scheduler
-from maxserve.core.registry.entries import Entry, Registry, cause, find_architecture, load_ref, nearest, where
+from maxserve.core.registry.entries import Entry, Registry, find_architecture, load_ref, nearest, where
 
 
 def entry(component: Any, plugin: str = "acme") -> Entry[Any]:

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from maxserve import LLM
+from maxserve.core.assembly.params import request_params
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.params import request_params
 from maxserve.core.interfaces.grammar import GrammarCompiler, Matcher, allow_tokens
 from maxserve.core.interfaces.request import Constraint, Output, Request, SamplingParams, ThoughtTokens
 from maxserve.core.registry.protocol import Host

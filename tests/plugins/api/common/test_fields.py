@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from maxserve.core.engine.params import request_params
+from maxserve.core.assembly.params import request_params
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.errors import PluginError, RequestError
 from maxserve.core.interfaces.sampler import RequestParams, Sampler

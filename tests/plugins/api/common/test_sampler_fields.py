@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from maxserve.core.assembly.params import request_params
 from maxserve.core.config import resolve
-from maxserve.core.engine.params import request_params
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.errors import PluginError, RequestError
 from maxserve.core.interfaces.sampler import Sampler

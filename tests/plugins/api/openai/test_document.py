@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from maxserve.core.assembly.params import request_params
 from maxserve.core.config import resolve
-from maxserve.core.engine.params import request_params
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.registry.protocol import Host
 from maxserve.plugins.api.common.answering import Answering

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maxserve.core.engine.params import ParamsReader, request_params
+from maxserve.core.assembly.params import ParamsReader, request_params
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.registry.host import PluginHost, PluginOptions
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maxserve.core.engine.grouped_attention import GroupedAttention
+from maxserve.core.assembly.grouped_attention import GroupedAttention
 from maxserve.core.interfaces.attention import AttentionContext
 from maxserve.core.interfaces.cache import (
     CacheContext,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from maxserve.core.engine.target import Loaded, Target
+    from maxserve.core.assembly.target import Loaded, Target
     from maxserve.core.interfaces.attention import Attention, AttentionBackend
     from maxserve.core.interfaces.cache import BuiltCacheFormat, Cache, CacheLayer, NodeOrder
     from maxserve.core.interfaces.engine import ModelFiles

@@ -10,32 +10,32 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from maxserve.core.config.components import unused_chunking
-from maxserve.core.engine.adapters import no_adapters
-from maxserve.core.engine.caches import (
+from maxserve.core.assembly.caches import (
     build_attention,
     build_cache,
     cache_factors,
     choose_cache_format,
     group_block_tables,
 )
-from maxserve.core.engine.compilers import Compilers, preferred_backend
-from maxserve.core.engine.drafting import build_drafting, choose_speculator, draft_needs
-from maxserve.core.engine.draw import build_pipeline
+from maxserve.core.assembly.compilers import Compilers, preferred_backend
+from maxserve.core.assembly.params import ParamsReader, request_params
+from maxserve.core.assembly.speculators import build_drafting, choose_speculator, draft_needs
+from maxserve.core.assembly.strategy import choose_groups, choose_strategy
+from maxserve.core.assembly.target import Loaded, Target
+from maxserve.core.config.components import unused_chunking
+from maxserve.core.engine.adapters import no_adapters
+from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import device_queue_for
-from maxserve.core.engine.params import ParamsReader, request_params
 from maxserve.core.engine.parts import Parts
-from maxserve.core.engine.strategy import choose_groups, choose_strategy
-from maxserve.core.engine.target import Loaded, Target
 from maxserve.core.interfaces.architecture import Model, ModelSpec
 from maxserve.core.interfaces.attention import CacheQuery
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import ModelInfo
-from maxserve.core.interfaces.errors import PluginError, SettingsError
+from maxserve.core.interfaces.errors import PluginError, SettingsError, cause
 from maxserve.core.interfaces.grammar import GrammarContext
 from maxserve.core.interfaces.images import StepImagesContext
 from maxserve.core.interfaces.request import Request, SamplingParams
@@ -47,7 +47,6 @@ from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory
 from maxserve.core.loading.model_loader import ModelLoader, held_encoding
 from maxserve.core.loading.tasks import OwnContext
 from maxserve.core.registry.contracts import built_part
-from maxserve.core.registry.entries import cause
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.text.end_tokens import end_tokens
 from maxserve.core.text.grammar_vocabulary import grammar_context
@@ -305,6 +304,21 @@ def _runner(target: Target, loaded: Loaded, attention: Attention) -> Runner:
     if runner is None:
         raise PluginError(f"no model runner works on the device {target.device.type!r}; see `max list`")
     return runner
+
+
+def build_pipeline(host: Host, context: SamplerContext) -> Pipeline:
+    """The transforms of all registered samplers, in the order in which they apply."""
+    entries = sorted(host.samplers, key=lambda entry: (entry.component.stage, entry.component.name))
+    stages = [
+        Stage.of(
+            e.component.name,
+            host.build(e, context),
+            keeps_argmax=e.component.keeps_argmax,
+            params=host.load(e, e.component.params) if e.component.params is not None else None,
+        )
+        for e in entries
+    ]
+    return Pipeline(stages, context.device)
 
 
 def _build_policy(target: Target, scheduler: Entry[Scheduler], limits: Limits) -> StepPolicy:
