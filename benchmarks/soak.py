@@ -32,7 +32,7 @@ import torch
 from soak_traffic import COMPLETIONS, Answer, Call, Traffic, ask, complaint
 
 from maxserve.core.interfaces.cache import CacheLayer, PlainFormat
-from maxserve.core.loading.memory import activation_bytes, free_host_memory, page_bytes
+from maxserve.plugins.cache.memory_plan import activation_bytes, free_host_memory, page_bytes
 from maxserve.testing.live import LiveServer
 
 LENGTH, STEP_TOKENS, ROWS, PAGE, PAGES = 512, 128, 16, 16, 72  # of the server; a cache of 72 pages of 16 tokens

@@ -31,7 +31,7 @@ from typing import Any
 import yaml
 
 from maxserve import LLM
-from maxserve.core.engine import assemble
+from maxserve.plugins.cache import memory_plan
 
 QUESTIONS = (
     "How do I set the port?",
@@ -126,12 +126,12 @@ def compare_texts(model: str | None, methods: list[str], count: int, params: dic
 @contextmanager
 def few_pages(pages: int) -> Iterator[None]:
     """Engines that are built meanwhile have so many pages, whatever their options would give them."""
-    plan = assemble.plan_memory
-    assemble.plan_memory = lambda *args, **options: replace(plan(*args, **options), pages=pages)
+    plan = memory_plan.plan_memory
+    memory_plan.plan_memory = lambda *args, **options: replace(plan(*args, **options), pages=pages)
     try:
         yield
     finally:
-        assemble.plan_memory = plan
+        memory_plan.plan_memory = plan
 
 
 def batches(llm: LLM, prompts: list[Any], size: int, params: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ PAGE = ROOT / "docs" / "api.md"
 FROZEN = ROOT / "tests" / "compat" / "v1" / "names.json"
 MODULES = ("maxserve", *(f"maxserve.interfaces.{m.name}" for m in iter_modules(interfaces.__path__)))
 FACES = ("layers", "http", "text", "loading", "config", "options", "registry", "runtime", "testing", "weights")
-FACES += ("adapters", "speculation", "quantization", "scheduling", "vision")  # of plugins
+FACES += ("adapters", "memory", "speculation", "quantization", "scheduling", "vision")  # of plugins
 MODULES += tuple(f"maxserve.{name}" for name in FACES)
 HEAD = """# Public names
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,12 +38,12 @@ from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import PluginError, SettingsError, cause
 from maxserve.core.interfaces.grammar import GrammarContext
 from maxserve.core.interfaces.images import StepImagesContext
+from maxserve.core.interfaces.memory import MemoryContext
 from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.loading.kernels import Chooser
-from maxserve.core.loading.memory import MemoryPlan, free_memory, plan_memory
 from maxserve.core.loading.model_loader import ModelLoader, held_encoding
 from maxserve.core.loading.tasks import OwnContext
 from maxserve.core.registry.contracts import built_part
@@ -56,13 +56,12 @@ if TYPE_CHECKING:
     from maxserve.core.engine.drafting import Drafting
     from maxserve.core.engine.overlap import DeviceQueue
     from maxserve.core.interfaces.attention import Attention
-    from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheGroup
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.images import ImagesOfSteps
+    from maxserve.core.interfaces.memory import PlannedMemory
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.runner import Runner
     from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
-    from maxserve.core.interfaces.speculator import DraftNeeds
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -158,17 +157,23 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
     held = held_encoding(target.host, files, loader.computation)
-    plan = _plan_memory(
-        target,
-        spec,
-        loader.weight_bytes(module),
-        needs,
-        groups,
-        held,
-        format,
-        unrounded=loader.unrounded_bytes(module),
+    context = MemoryContext(
+        sections=target.sections,
+        settings=target.settings,
+        spec=spec,
+        device=target.device,
+        compute=target.compute,
+        format=format,
+        layers=layers,
+        groups=groups,
+        weights=loader.weight_bytes(module) + needs.weight_bytes,
         adapters=0 if adapters is None else adapters.memory,
+        unrounded=loader.unrounded_bytes(module),
+        encoding=held,
+        whole_prompts=not target.scheduler.component.chunks_prompts,
+        draws=target.speculator is None or target.speculator.component.draws,
     )
+    plan = _plan_memory(target, context)
     loader.fill(module, plan.max_length)
     return Loaded(
         files=files,
@@ -182,41 +187,14 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         format=format,
         factors=factors,
         ends=ends,
+        encoding=held,
         adapters=adapters,
     )
 
 
-def _plan_memory(
-    target: Target,
-    spec: ModelSpec,
-    weights: int,
-    needs: DraftNeeds,
-    groups: Sequence[CacheGroup],
-    encoding: str,
-    format: BuiltCacheFormat,
-    *,
-    adapters: int,
-    unrounded: int,
-) -> MemoryPlan:
+def _plan_memory(target: Target, context: MemoryContext) -> PlannedMemory:
     """Decided with numbers alone, before anything is allocated, and shown."""
-    device, compute = target.device, target.compute
-    plan = plan_memory(
-        target.settings,
-        spec,
-        device=device.type,
-        free=free_memory(device.type, device.index or 0),
-        weights=weights + needs.weight_bytes,
-        adapters=adapters,
-        itemsize=compute.itemsize,
-        cache_format=format,
-        host_free=free_memory("cpu"),
-        layers=(*spec.cache_layers, *needs.layers),
-        groups=groups,
-        whole_prompts=not target.scheduler.component.chunks_prompts,
-        encoding=encoding,
-        unrounded=unrounded,
-        draws=target.speculator is None or target.speculator.component.draws,
-    )
+    plan: PlannedMemory = built_part(target.host, target.strategy, "memory", context)
     log.info("memory plan\n%s", plan.table())
     for warning in plan.warnings:
         log.warning("%s", warning)
@@ -328,7 +306,7 @@ def _build_policy(target: Target, scheduler: Entry[Scheduler], limits: Limits) -
     return policy
 
 
-def _limits(target: Target, scheduler: Entry[Scheduler], spec: ModelSpec, plan: MemoryPlan) -> Limits:
+def _limits(target: Target, scheduler: Entry[Scheduler], spec: ModelSpec, plan: PlannedMemory) -> Limits:
     scheduling, declared = target.settings.scheduling, scheduler.component
     started = None if declared.max_started is None else target.host.load(scheduler, declared.max_started)
     return Limits(
@@ -376,7 +354,7 @@ def _info(target: Target, loaded: Loaded, adapters: Mapping[str, str]) -> ModelI
         max_length=plan.max_length,
         vocab_size=loaded.spec.vocab_size,
         eos_token_ids=loaded.ends,
-        dtype=plan.encoding,
+        dtype=loaded.encoding,
         device=str(target.device),
         parameters=loaded.parameters,
         max_batch_size=plan.max_batch_size,

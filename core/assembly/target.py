@@ -12,12 +12,18 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.adapter import AdapterSlots
     from maxserve.core.interfaces.architecture import Model, ModelSpec
-    from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheFactors, CacheGroup, CacheLayer, CacheStrategy
+    from maxserve.core.interfaces.cache import (
+        BuiltCacheFormat,
+        CacheFactors,
+        CacheGroup,
+        CacheLayer,
+        CacheStrategy,
+    )
     from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.interfaces.memory import PlannedMemory
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.interfaces.speculator import DraftNeeds, Speculator
     from maxserve.core.loading.kernels import Chooser
-    from maxserve.core.loading.memory import MemoryPlan
     from maxserve.core.loading.model_loader import ModelLoader
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
@@ -56,19 +62,21 @@ class Loaded:
     """A model with its weights loaded, and the memory planned around it.
 
     `layers` are what the cache keeps: those of the model, and behind them those that a drafter `needs`. `groups` are
-    those of them that have tables of their own, `ends` the tokens that end an answer. Keys and values are stored in the
-    `format`, divided by the `factors` of their layer where there are some.
+    those of them that have tables of their own, `ends` the tokens that end an answer, and `encoding` what projections
+    are held in. Keys and values are stored in the `format`, divided by the `factors` of their layer where there are
+    some.
     """
 
     files: ModelFiles
     spec: ModelSpec
     model: Model
     parameters: int
-    plan: MemoryPlan
+    plan: PlannedMemory
     needs: DraftNeeds
     layers: tuple[CacheLayer, ...]
     groups: tuple[CacheGroup, ...]
     format: BuiltCacheFormat
     factors: tuple[CacheFactors, ...]
     ends: tuple[int, ...]
+    encoding: str
     adapters: AdapterSlots | None = None

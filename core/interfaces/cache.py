@@ -48,6 +48,7 @@ class CacheStrategy(Component):
     `shares_prefixes`: rows that begin alike share pages; `host_tier`: it keeps copies of them in host memory if asked.
     `groups(layers, max_length)` gives the groups of layers, as CacheGroup, whose pages are given back when windows have
     passed them; none where no page can be. For groups it builds a GroupedCache. Without it, all pages are kept.
+    `memory(MemoryContext)` gives the PlannedMemory: how much of the device is for what.
     """
 
     kind: ClassVar[str] = "cache_strategy"
@@ -55,6 +56,7 @@ class CacheStrategy(Component):
     shares_prefixes: bool = True
     host_tier: bool = False
     groups: Ref | None = None
+    memory: Ref = "maxserve.memory:plan_cache"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,11 @@ def on_meta(make: Callable[[], M], compute: torch.dtype) -> M:
         torch.set_default_dtype(before)
 
 
+def weight_bytes(model: torch.nn.Module, itemsize: int) -> int:
+    """Bytes of a model's parameters, shared ones counted once; the model may be on the meta device."""
+    return itemsize * sum(parameter.numel() for parameter in model.parameters())
+
+
 def bound_positions(module: torch.nn.Module, positions: int | None) -> None:
     """Tells all that is in a module how many positions texts have at most, unless that is None."""
     if positions is None:

@@ -16,11 +16,10 @@ from maxserve.core.interfaces.linear import SupportsCodes
 from maxserve.core.interfaces.quantization import HasCodes, NamesEncoding
 from maxserve.core.interfaces.tokenizer import TokenizerContext
 from maxserve.core.loading.architecture import read_spec, read_weight_map, rotary_changes
-from maxserve.core.loading.build import bound_positions, build_module, prepare
+from maxserve.core.loading.build import bound_positions, build_module, prepare, weight_bytes
 from maxserve.core.loading.device import DTYPES, choose_device
 from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
 from maxserve.core.loading.location import ModelFolder
-from maxserve.core.loading.memory import weight_bytes
 from maxserve.core.loading.quantization import codes_size, quantization_of, rounding_of
 from maxserve.core.loading.resolve import resolve_checkpoint, resolve_model
 from maxserve.core.loading.storage import LinearStorage

@@ -13,6 +13,7 @@ from maxserve.core.interfaces.component import Components, Declaration
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.images import ImagesOfSteps, ReadsImages
 from maxserve.core.interfaces.linear import PackedLinear
+from maxserve.core.interfaces.memory import PlannedMemory
 from maxserve.core.interfaces.quantization import Rounding
 from maxserve.core.interfaces.routes import Routes
 from maxserve.core.interfaces.scheduler import StepCost
@@ -34,6 +35,7 @@ PARTS: Mapping[str, type[Any]] = {
     "models": DraftModels,
     "lengths": DraftLengths,
     "pool": AdapterSlots,
+    "memory": PlannedMemory,
     "maxserve_chat_template": ChatTemplate,
     "maxserve_tokenizer": TokenizerFiles,
     "tokenizer": Tokenizer,
@@ -76,9 +78,11 @@ def _router_fault(built: object) -> str | None:
 
 
 def _members(protocol: type[Any]) -> dict[str, Any]:
-    """The public methods and attributes that a Protocol declares; attributes have no value there."""
-    attributes = dict.fromkeys(inspect.get_annotations(protocol))
-    return {name: value for name, value in {**attributes, **vars(protocol)}.items() if not name.startswith("_")}
+    """The public methods and attributes that a Protocol and those it goes beyond declare; attributes have no value."""
+    found: dict[str, Any] = {}
+    for each in reversed(protocol.__mro__[:-1]):
+        found |= {**dict.fromkeys(inspect.get_annotations(each)), **vars(each)}
+    return {name: value for name, value in found.items() if not name.startswith("_")}
 
 
 def _member_fault(protocol: type[Any], built: object, name: str, member: Any) -> str | None:

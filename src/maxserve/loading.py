@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from maxserve.core.engine.parts import Counters
     from maxserve.core.engine.validation import validate_ids, validate_request
     from maxserve.core.loading.architecture import layer_pattern
-    from maxserve.core.loading.build import on_meta
+    from maxserve.core.loading.build import on_meta, weight_bytes
     from maxserve.core.loading.device import choose_device
     from maxserve.core.loading.json_files import read_object, read_optional_object, read_value
     from maxserve.core.loading.linear import Adaptable, Embedding, ExactLinear, Linear, Part, Projection, Role, weight
     from maxserve.core.loading.location import Folder, ModelFolder, is_repository
-    from maxserve.core.loading.memory import NeedsRoom, activation_bytes, free_memory, size_text, weight_bytes
     from maxserve.core.loading.progress import NullProgress
     from maxserve.core.loading.quantization import held_size, rounding_to
     from maxserve.core.loading.resolve import resolve_checkpoint
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from maxserve.core.loading.storage import LinearStorage
     from maxserve.core.loading.weight_files import OpenFiles, open_files, open_weights
     from maxserve.plugins.adapters.bound import BoundLatentCorrection, TowerRows
+    from maxserve.plugins.cache.memory_plan import NeedsRoom, activation_bytes, free_memory, size_text
     from maxserve.plugins.weights.rounded import may_be_rounded
     from maxserve.plugins.weights.weight_plan import Parameters, Target, locator, unwrapped
     from maxserve.plugins.weights.weights import load_weights, place_weights
@@ -103,7 +103,7 @@ __getattr__ = exports(
         "Linear": "maxserve.core.loading.linear",
         "LinearStorage": "maxserve.core.loading.storage",
         "ModelFolder": "maxserve.core.loading.location",
-        "NeedsRoom": "maxserve.core.loading.memory",
+        "NeedsRoom": "maxserve.plugins.cache.memory_plan",
         "NullProgress": "maxserve.core.loading.progress",
         "OpenFiles": "maxserve.core.loading.weight_files",
         "Parameters": "maxserve.plugins.weights.weight_plan",
@@ -113,8 +113,8 @@ __getattr__ = exports(
         "Part": "maxserve.core.loading.linear",
         "Projection": "maxserve.core.loading.linear",
         "Role": "maxserve.core.loading.linear",
-        "activation_bytes": "maxserve.core.loading.memory",
-        "free_memory": "maxserve.core.loading.memory",
+        "activation_bytes": "maxserve.plugins.cache.memory_plan",
+        "free_memory": "maxserve.plugins.cache.memory_plan",
         "is_repository": "maxserve.core.loading.location",
         "layer_pattern": "maxserve.core.loading.architecture",
         "load_weights": "maxserve.plugins.weights.weights",
@@ -128,11 +128,11 @@ __getattr__ = exports(
         "request_params": "maxserve.core.assembly.params",
         "resolve_checkpoint": "maxserve.core.loading.resolve",
         "rounding_to": "maxserve.core.loading.quantization",
-        "size_text": "maxserve.core.loading.memory",
+        "size_text": "maxserve.plugins.cache.memory_plan",
         "unwrapped": "maxserve.plugins.weights.weight_plan",
         "validate_ids": "maxserve.core.engine.validation",
         "validate_request": "maxserve.core.engine.validation",
         "weight": "maxserve.core.loading.linear",
-        "weight_bytes": "maxserve.core.loading.memory",
+        "weight_bytes": "maxserve.core.loading.build",
     },
 )

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = ("maxserve.interfaces", "maxserve.layers", "maxserve.http", "maxserve.text", "maxserve.loading")
 PUBLIC_TOO = ("maxserve.config", "maxserve.registry", "maxserve.runtime", "maxserve.options", "maxserve.weights")
 OF_PLUGINS = ("maxserve.speculation", "maxserve.quantization", "maxserve.scheduling", "maxserve.vision")
-OF_PLUGINS += ("maxserve.adapters",)
+OF_PLUGINS += ("maxserve.adapters", "maxserve.memory")
 OWN = {"plugins": "maxserve.plugins", "architectures": "maxserve.architectures", "samplers": "maxserve.samplers"}
 NOT_KINDS = {  # hooks that declare nothing with a registry of its own
     "maxserve_config",

@@ -57,12 +57,12 @@ def repeating_speculator(name: str = "repeating") -> SimpleNamespace:
 
 def few_pages(monkeypatch: pytest.MonkeyPatch, pages: int = MAX_LENGTH // 16) -> None:
     """Engines that are made from now on have so many pages, by default those of one text of the greatest length."""
-    from maxserve.core.loading.memory import MemoryPlan, plan_memory
+    from maxserve.plugins.cache.memory_plan import MemoryPlan, plan_memory
 
     def plan(*given: Any, **options: Any) -> MemoryPlan:
         return replace(plan_memory(*given, **options), pages=pages)
 
-    monkeypatch.setattr("maxserve.core.assembly.assemble.plan_memory", plan)
+    monkeypatch.setattr("maxserve.plugins.cache.memory_plan.plan_memory", plan)
 
 
 class SpeculatorCases:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from maxserve.core.interfaces.cache import CacheGroup, pages_of
-from maxserve.core.loading.memory import _longest
+from maxserve.plugins.cache.memory_plan import _longest
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -29,20 +30,17 @@ class TakesMore:
     def plan(self, view: Any, plan: Any, extra: int = 0, **others: Any) -> None: ...
 
 
-TOKENIZER = ("special_tokens", "special_ids", "vocab_size", "eos_token_id", "bos_token_id")
-
-
 def test_every_kind_has_a_contract() -> None:
     assert {*PROTOCOLS, "routes", "middleware", "architecture"} == {kind.name for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", [*PROTOCOLS, *PARTS])
 def test_every_kind_is_checked(kind: str) -> None:
-    right = create_autospec((PROTOCOLS | PARTS)[kind], instance=True)
-    for name in ("block_tables", "layers", "placeholder", "info", "empty_steps", "dtype", "types"):
-        setattr(right, name, ())
-    for name in TOKENIZER if kind == "tokenizer" else ():
-        setattr(right, name, ())
+    protocol = (PROTOCOLS | PARTS)[kind]
+    right = create_autospec(protocol, instance=True)
+    for each in protocol.__mro__:
+        for name in inspect.get_annotations(each):  # attributes have no value there
+            setattr(right, name, ())
     assert contract_fault(kind, right) is None
     for wrong in ("text", None, object(), Policy):
         assert contract_fault(kind, wrong) is not None
@@ -64,6 +62,15 @@ def test_what_is_right(right: Any) -> None:
 )
 def test_what_is_wrong_is_said(built: Any, fault: str) -> None:
     assert contract_fault("scheduler", built) == fault
+
+
+def test_a_protocol_asks_for_what_it_goes_beyond_as_well() -> None:
+    slots = create_autospec(PARTS["pool"], instance=True)
+    slots.done = slots.rejected = ()
+    assert (
+        contract_fault("pool", slots)
+        == f"returned a {type(slots).__name__} without the attribute 'wake' of AdapterSlots"
+    )
 
 
 def test_attributes_count_as_well() -> None:

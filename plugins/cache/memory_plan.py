@@ -10,7 +10,7 @@ On a CPU the cache takes at most 4 GiB unless
 first used; what running requests need they get, but unused prefixes shall not hold more than a third of the
 size of the weights (192 MiB at least).
 
-Where groups of layers have pages of their own (core/interfaces/cache.py), a page is one group's, and a request
+Where groups of layers have pages of their own, a page is one group's, and a request
 holds no more of them than the group's window needs, however long it is.
 """
 
@@ -23,15 +23,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from maxserve.core.interfaces.cache import Bounds, CacheGroup, pages_of, token_bytes
-from maxserve.core.interfaces.errors import ModelError
+from maxserve.interfaces.cache import Bounds, CacheGroup, pages_of, token_bytes
+from maxserve.interfaces.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from maxserve.core.config import Settings
-    from maxserve.core.interfaces.architecture import ModelSpec
-    from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheLayer
+    from maxserve.interfaces.architecture import ModelSpec
+    from maxserve.interfaces.cache import BuiltCacheFormat, CacheLayer
+    from maxserve.interfaces.memory import MemoryContext
+    from maxserve.options import Settings
 
 
 def size_text(size: int) -> str:
@@ -252,6 +251,28 @@ class MemoryPlan:
         )
 
 
+def plan_cache(context: MemoryContext) -> MemoryPlan:
+    """The plan for what is free now."""
+    device = context.device
+    return plan_memory(
+        context.settings,
+        context.spec,
+        device=device.type,
+        free=free_memory(device.type, device.index or 0),
+        weights=context.weights,
+        adapters=context.adapters,
+        itemsize=context.compute.itemsize,
+        cache_format=context.format,
+        host_free=free_memory("cpu"),
+        layers=context.layers,
+        groups=context.groups,
+        whole_prompts=context.whole_prompts,
+        encoding=context.encoding,
+        unrounded=context.unrounded,
+        draws=context.draws,
+    )
+
+
 def plan_memory(
     settings: Settings,
     spec: ModelSpec,
@@ -327,11 +348,6 @@ def plan_memory(
     if held.bytes + plan.cache > _NEARLY_ALL * free:
         warnings.append(f"more than {_NEARLY_ALL:.0%} of the free memory is planned; lower --device-memory-utilization")
     return replace(plan, warnings=tuple(warnings))
-
-
-def weight_bytes(model: nn.Module, itemsize: int) -> int:
-    """Bytes of a model's parameters, shared ones counted once; the model may be on the meta device."""
-    return itemsize * sum(parameter.numel() for parameter in model.parameters())
 
 
 def page_bytes(layers: Sequence[CacheLayer], page_size: int, format: BuiltCacheFormat) -> int:

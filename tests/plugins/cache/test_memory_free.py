@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maxserve.core.loading.memory import free_host_memory, free_memory
+from maxserve.plugins.cache.memory_plan import free_host_memory, free_memory
 
 GIB = 1 << 30
 

@@ -14,7 +14,9 @@ from maxserve.core.config import Settings, resolve
 from maxserve.core.config.catalog import catalog
 from maxserve.core.interfaces.cache import CacheFormatContext, CacheGroup, CacheLayer, PlainFormat
 from maxserve.core.interfaces.errors import ModelError
-from maxserve.core.loading.memory import (
+from maxserve.core.loading.build import weight_bytes
+from maxserve.plugins.cache.formats import Int8Format
+from maxserve.plugins.cache.memory_plan import (
     CPU_CACHE_LIMIT,
     KEPT_LEAST,
     PAGE_SIZE,
@@ -24,9 +26,7 @@ from maxserve.core.loading.memory import (
     page_bytes,
     plan_memory,
     size_text,
-    weight_bytes,
 )
-from maxserve.plugins.cache.formats import Int8Format
 from maxserve.plugins.cache.paged.groups import cache_groups
 
 MIB, GIB = 1 << 20, 1 << 30
