@@ -211,6 +211,7 @@ template <class W>
 void part_by_units(const Product& p, long first, long rows, long panel, long count, Kept<W>& kept) {
   alignas(64) float sums[SQUARE * WIDTH];
   kept.take(p, first, rows);
+  if (ADDS_TERMS<W> && p.change && p.change->on_units()) p.change->fetch(panel * WIDTH, WIDTH);
   for (long q = panel; q < panel + count; q++) {
     auto weights = panel_of(p, q, rows, kept);
     for (long i = 0; i < rows; i += SQUARE) {
@@ -283,9 +284,14 @@ void multiply_by(const Product& p) {
   const bool terms = ADDS_TERMS<W> && p.change && p.change->on_units();
   if (p.change && !terms && cut.items == cut.groups && p.change->by_columns(WIDTH)) return multiply_and_change<W>(p, cut);
   Kept<W> kept;
-  // Threads take work as they come to it, lest one whose core is wanted elsewhere holds the others up.
+  // Most items are given to threads beforehand, neighbouring ones to each: the processor fetches ahead what lies behind the
+  // panel that is read. The others threads take as they come to them, lest one whose core is wanted elsewhere holds the others
+  // up. One row gains nothing by the first.
+  const long given = p.m > 1 ? cut.items - cut.items / 4 : 0;
+#pragma omp for schedule(static) nowait
+  for (long item = 0; item < given; item++) cut.make<W>(p, item, kept);
 #pragma omp for schedule(dynamic, 1)
-  for (long item = 0; item < cut.items; item++) cut.make<W>(p, item, kept);
+  for (long item = given; item < cut.items; item++) cut.make<W>(p, item, kept);
   if (p.change && !terms) p.change->add(p.out, p.out_step);
 }
 

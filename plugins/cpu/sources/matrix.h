@@ -37,7 +37,7 @@ constexpr long SQUARE = 2 * HEIGHT;         // rows that are multiplied by a pan
 constexpr long STEP_PAIRS = STEP / 2 * WIDTH;    // pairs of a panel that one step takes
 constexpr int LINE = WIDTH * sizeof(Pair);  // bytes from one pair of inputs to the next in a panel
 constexpr long FAR = 4;                     // steps of a panel that are fetched before they are read
-constexpr long TERMS_SOON = 2048;           // words of a term's weights, likewise: some panels of them
+constexpr long TERMS_SOON = 512;            // words of a term's weights, likewise: those of the next panel
 
 // Whether the system lets this process use them.
 static inline bool matrix_units() {
