@@ -14,7 +14,13 @@ from maxserve.interfaces.routes import Routes
 @hookimpl
 def maxserve_config() -> Iterable[ConfigSection]:
     """Which adapters are served, and how large they may be."""
-    yield ConfigSection(name="lora", schema="maxserve.plugins.lora.options:LoRAOptions", within="lora", title="LoRA")
+    yield ConfigSection(
+        name="lora",
+        schema="maxserve.plugins.lora.options:LoRAOptions",
+        check="maxserve.plugins.lora.checks:check",
+        within="lora",
+        title="LoRA",
+    )
 
 
 @hookimpl

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
 from maxserve.interfaces.adapter import AdapterContext, Location, Projection
 from maxserve.interfaces.errors import ModelError, RequestError, SettingsError
 from maxserve.loading import size_text
+from maxserve.plugins.lora.checks import named
 from maxserve.plugins.lora.corrections import (
     CORRECTIONS,
     LoRACorrection,
@@ -23,14 +21,12 @@ from maxserve.plugins.lora.corrections import (
     factor_sizes,
     part_sizes,
 )
-from maxserve.plugins.lora.folders import NAMES, is_name, real_folder
+from maxserve.plugins.lora.folders import is_name, real_folder
 from maxserve.plugins.lora.options import LoRAOptions
 from maxserve.plugins.lora.peft import Factors, PeftFile, read_adapter, refused
 
 log = logging.getLogger("maxserve.lora")
 
-_REPOSITORIES = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.*-]+")  # of one user or organisation
-_DEFAULTS = asdict(LoRAOptions())
 RANKS = 16  # ranks in slots are multiples of it
 LARGEST_ITEM = 8  # bytes of a number in a file
 SPARE = 16 << 20  # bytes for names, and to name what is wrong with an adapter that is somewhat too large
@@ -52,31 +48,14 @@ class LoRATable:
         self._targets = options.lora_target_modules
         self._within = options.lora_dir
         self.slots = options.max_num_loras if options.enable_lora else 0
-        _check_enabled(options)
-        _check_most(options)
         for target in self._targets if options.enable_lora else ():
             if not any(_names(target, each) for each in context.projections.values()):
                 raise SettingsError(
                     f"--lora-target-modules {target}: the model has no such module; it has {self._modules()}"
                 )
-        for pattern in options.lora_hub:
-            if _REPOSITORIES.fullmatch(pattern) is None:
-                raise SettingsError(
-                    f"--lora-hub {pattern}: give ORG/NAME; * may stand in NAME, and whose repositories are loaded is "
-                    "said in full"
-                )
-        if options.lora_dir and not os.path.isdir(os.path.expanduser(options.lora_dir)):
-            raise SettingsError(f"--lora-dir: there is no folder {options.lora_dir!r}")
 
     def initial(self) -> Mapping[str, str]:
-        named = [_named(path) for path in self._paths]
-        names = [name for name, _ in named]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise SettingsError(f"--lora-paths: two adapters have the name {min(twice)}; give them names, NAME=PATH")
-        for name, source in named:
-            if name != source and not is_name(name):
-                raise SettingsError(f"--lora-paths: {name!r} is no name for an adapter; names are {NAMES}")
-        return {name: self._found(source) for name, source in named}
+        return {name: self._found(source) for name, source in map(named, self._paths)}
 
     def _found(self, source: str) -> str:
         """The real path of a folder, so that the same one is known again; or where a source has what is named so."""
@@ -270,25 +249,6 @@ class LoRATable:
         return Packed(down.to(dtype), up.to(dtype))
 
 
-def _check_enabled(options: LoRAOptions) -> None:
-    """SettingsError naming what is given without --enable-lora, where it changes nothing."""
-    idle = [] if options.enable_lora else [name for name, value in asdict(options).items() if value != _DEFAULTS[name]]
-    if idle:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
-        raise SettingsError(f"{flags}: that changes nothing without --enable-lora; give that, too, or leave it out")
-
-
-def _check_most(options: LoRAOptions) -> None:
-    """SettingsError where --max-cpu-loras is less than what must be in memory at once."""
-    most = options.max_cpu_loras
-    for option, due in (("--max-num-loras", options.max_num_loras), ("--lora-paths", len(options.lora_paths))):
-        if most is not None and most < due:
-            what = f"{option} is {due}" if option == "--max-num-loras" else f"{option} has {due}"
-            raise SettingsError(
-                f"--max-cpu-loras is {most} and {what}, all of which are in memory; raise the one or lower the other"
-            )
-
-
 def _names(target: str, projection: Projection, *, whole: bool = False) -> bool:
     """Whether it is the name of a projection, or a part of that; or, unless `whole`, of what is fused in it."""
     return any(_part_of(target, name) for name in (projection.name, *(() if whole else _fused(projection))))
@@ -302,13 +262,3 @@ def _fused(projection: Projection) -> list[str]:
 
 def _part_of(target: str, name: str) -> bool:
     return f".{target}." in f".{name}."
-
-
-def _named(path: str) -> tuple[str, str]:
-    """Name and source of NAME=PATH, or of PATH, which is its own name then, as is a folder with = in its path."""
-    name, equals, source = path.partition("=")
-    if not equals or Path(path).expanduser().is_dir():
-        return path, path
-    if not name or not source:
-        raise SettingsError(f"--lora-paths {path}: a name or a path is missing; give NAME=PATH, or PATH")
-    return name, source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import zipfile
@@ -27,6 +28,13 @@ def test_links_lead_to_the_folders_of_the_top(root: Path) -> None:
         assert link.is_symlink()
         assert not link.readlink().is_absolute()
         assert link.resolve() == root / name
+
+
+def test_tests_that_are_named_are_there(root: Path) -> None:
+    """A path that is not there ends a run before its first test."""
+    named = re.findall(r"tests/[\w/.*-]+", (root / ".ci" / "run").read_text(encoding="utf-8"))
+    assert named
+    assert [path for path in named if not any(root.glob(path))] == []
 
 
 def shipped(root: Path) -> set[str]:
