@@ -106,6 +106,7 @@ def test_what_is_supported_is_not_refused(here: Path) -> None:
     special: dict[str, Any] = {"chat_template": "t.jinja", "zmq_endpoint_base": "ipc://x", "kv_cache_page_size": 32}
     special |= {"max_batch_size": 4, "max_length": 3, "config_file": "c.yaml", "section_name": "a"}
     special |= {"draft_config_file": "d.yaml", "draft_section_name": "a", "draft_devices": "cpu", **DRAFT}
+    special |= {"enable_lora": True, "lora_dir": ".", "lora_hub": ("org/name",), "lora_paths": ("a=b",)}
     (here / "c.yaml").write_text("a: {}\n")
     (here / "d.yaml").write_text("a: {}\n")
     options = catalog(SHARED).by_path()

@@ -27,8 +27,10 @@ def test_every_option_has_a_variable_that_sets_it() -> None:
         extra = {"MAX_SERVE_QUANTIZATION_ENCODING": "float32", "MAX_SERVE_MODEL_PATH": "m"}
         special = {"zmq_endpoint_base": "ipc:///tmp/x", "data_parallel_degree": "1", "max_request_bytes": "2048"}
         special |= {"max_header_bytes": "2048", "num_speculative_tokens": "7"}
-        special["speculative_method"] = "ngram"
+        special |= {"speculative_method": "ngram", "lora_dir": ".", "lora_hub": "org/name"}
         value = special.get(option.name, value)
+        if option.section == "lora":
+            extra["MAX_SERVE_ENABLE_LORA"] = "true"
         for name in option.env:
             assert option.path in resolve({}, environ={**extra, name: value}, sections=SHARED).chosen, name
 

@@ -147,7 +147,7 @@ def test_errors_name_key_and_file(yaml_file: Write) -> None:
 
 
 def test_values_of_yaml(yaml_file: Write) -> None:
-    text = "pipeline_role: PrefillOnly\ngpu_profiling: off\nmax_length: null\nlora_paths: x=y\n"
+    text = "pipeline_role: PrefillOnly\ngpu_profiling: off\nmax_length: null\nenable_lora: yes\nlora_paths: x=y\n"
     text += "vision_config_overrides: {a: 1}\n"
     settings = from_file(yaml_file(text))
     assert settings.plugins.sections["sharing"]["pipeline_role"] == "prefill_only"

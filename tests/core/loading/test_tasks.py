@@ -131,18 +131,17 @@ def test_what_is_built_in() -> None:
     assert tasks_of(known, ["LlamaForCausalLM"]) == ("text_generation",)
 
 
-@pytest.mark.parametrize(
-    "typed", [{"enable_lora": True}, {"lora_paths": ["sql=./sql"]}, {"lora_dir": "./a"}, {"max_num_loras": 2}]
-)
-def test_options_of_adapters_are_for_engines_that_serve_some(typed: dict[str, Any]) -> None:
+@pytest.mark.parametrize("others", [{}, {"lora_paths": ["sql=./sql"]}, {"lora_dir": "."}, {"max_num_loras": 2}])
+def test_options_of_adapters_are_for_engines_that_serve_some(others: dict[str, Any]) -> None:
     """No model is loaded in vain."""
     component = Engine(name="acme", tasks=("humming",), build="acme:build")
     entry = Entry(kind="engine", component=component, plugin="acme", origin="o")
     sections = built_in_sections()
     host: Any = SimpleNamespace(of=lambda kind: [entry], plugin_sections=lambda: sections)
     files: Any = SimpleNamespace(task="humming")
-    flag = "--" + next(iter(typed)).replace("_", "-")
+    typed = {"enable_lora": True, **others}
+    flags = "|".join("--" + name.replace("_", "-") for name in typed)
     with pytest.raises(
-        SettingsError, match=f"^{flag}: plugin 'acme'.*: engine 'acme' serves no adapters; leave it out$"
+        SettingsError, match=f"^({flags}): plugin 'acme'.*: engine 'acme' serves no adapters; leave it out$"
     ):
         build_served(resolve(typed, environ={}, sections=sections), host, files, NullProgress())
