@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import statistics
 import tempfile
@@ -102,9 +103,9 @@ def main() -> None:
 
 def compare(plain: LLM, adapted: LLM, names: list[str], bytes: int, chosen: argparse.Namespace) -> None:
     took: dict[int | None, list[float]] = {}
-    turns = [None, *COUNTS]
+    turns, order = [None, *COUNTS], random.Random(0)
     for round in range(chosen.rounds + 1):  # the first one is not counted
-        turns.append(turns.pop(0))  # none is always the one after a pause, or after the longest
+        order.shuffle(turns)  # what ran before leaves the caches as they are
         for count in turns:
             llm, own = (plain, []) if count is None else (adapted, names[:count])
             seconds = decoding(llm, own, chosen.streams, chosen.tokens)
