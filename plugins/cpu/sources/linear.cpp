@@ -245,15 +245,12 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
 
 #endif
 
-// How a product is cut into items that threads take: blocks of rows by groups of panels. What is fetched ahead is mostly of
-// the next panel of a group, and there are groups enough for the threads.
+// How a product is cut into items that threads take: blocks of rows by groups of panels.
 struct Cut {
   long block, group, panels, groups, items;
 
-  Cut(const Product& p, long rows, bool on_units) : block(rows), group(side_by_side(p.m)) {
-    panels = (p.outputs + WIDTH - 1) / WIDTH;
-    if (on_units && group == 1) group = std::clamp(panels / 12, 1L, 4L);
-    groups = (panels + group - 1) / group;
+  Cut(const Product& p, long rows) : block(rows), group(side_by_side(p.m)) {
+    panels = (p.outputs + WIDTH - 1) / WIDTH, groups = (panels + group - 1) / group;
     items = (p.m + block - 1) / block * groups;
   }
 
@@ -280,7 +277,7 @@ void multiply_and_change(const Product& p, const Cut& cut) {
 
 template <class W>
 void multiply_by(const Product& p) {
-  const Cut cut(p, rows_at_once<W>(p), ON_UNITS<W>);
+  const Cut cut(p, rows_at_once<W>(p));
   const bool terms = ADDS_TERMS<W> && p.change && p.change->on_units();
   if (p.change && !terms && cut.items == cut.groups && p.change->by_columns(WIDTH)) return multiply_and_change<W>(p, cut);
   Kept<W> kept;
@@ -303,7 +300,7 @@ struct Mixture {
 
   template <class W>
   void add(const Product& p) {
-    products.push_back(p), cuts.push_back(Cut(p, rows_at_once<W>(p), ON_UNITS<W>));
+    products.push_back(p), cuts.push_back(Cut(p, rows_at_once<W>(p)));
     ends.push_back((ends.empty() ? 0 : ends.back()) + cuts.back().items);
   }
 

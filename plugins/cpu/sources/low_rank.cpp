@@ -475,6 +475,7 @@ namespace {
 thread_local std::vector<Line<uint16_t>> tiles, ends;
 thread_local std::vector<Line<float>> wide;
 constexpr long LINES = HEIGHT;  // of a tile
+static_assert(TOGETHER == SQUARE, "terms are of the rows that are multiplied in one go");
 
 }  // namespace
 

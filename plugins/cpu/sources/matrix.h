@@ -36,7 +36,7 @@ constexpr long PLANES = 3;
 constexpr long SQUARE = 2 * HEIGHT;         // rows that are multiplied by a panel in one go
 constexpr long STEP_PAIRS = STEP / 2 * WIDTH;    // pairs of a panel that one step takes
 constexpr int LINE = WIDTH * sizeof(Pair);  // bytes from one pair of inputs to the next in a panel
-constexpr long FAR = 4;                     // steps of a panel that are fetched before they are read
+constexpr long FAR = 2;                     // steps of a panel that are fetched before they are read
 constexpr long TERMS_SOON = 512;            // words of a term's weights, likewise: those of the next panel
 
 // Whether the system lets this process use them.
@@ -88,7 +88,7 @@ class PairPanel {
   explicit PairPanel(const Pair* panel) : at_(panel) {}
 
   const Pair* step(long s) const {
-    for (long i = 0; i < STEP_PAIRS; i += 16) __builtin_prefetch(at_ + (s + FAR) * STEP_PAIRS + i, 0, 2);
+    for (long i = 0; i < STEP_PAIRS; i += 16) __builtin_prefetch(at_ + (s + FAR) * STEP_PAIRS + i);
     return at_ + s * STEP_PAIRS;
   }
 };
