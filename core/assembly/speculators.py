@@ -89,6 +89,7 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
         vocab_size=loaded.spec.vocab_size,
         max_length=loaded.plan.max_length,
         step_tokens=target.settings.scheduling.max_batch_input_tokens,
+        page_size=loaded.plan.page_size,
         dtype=target.compute,
         device=target.device,
         path=loaded.files.path,

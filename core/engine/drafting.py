@@ -17,6 +17,8 @@ from maxserve.core.interfaces.speculator import (
     DraftedStep,
     Drafts,
     DraftStep,
+    ForeseesDrafts,
+    RestingDrafter,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.engine")
 
+SAMPLED = 4  # steps of a drafter that rests, one of which says what steps take
 PROBS_TOLERANCE = 1e-2  # of the sum of a distribution that a drafter gives: half precision rounds
 
 
@@ -88,8 +91,11 @@ class Drafting:
         self._follows = follows
         self._room = room
         self._lengths = lengths
+        self._resting = drafter if isinstance(drafter, RestingDrafter) else None
+        self._foreseeing = lengths if isinstance(lengths, ForeseesDrafts) else None
         self._complaint: str | None = None
         self._any_forced = False  # drafts so far
+        self._slept = 0  # steps of a drafter that rests
 
     def propose(
         self,
@@ -101,6 +107,8 @@ class Drafting:
         seconds: float,
     ) -> None:
         """Has drafts proposed for the next step of those who have drawn and live on; the last one took `seconds`."""
+        if self._sleeps(in_flight):
+            return
         begun = time.perf_counter()
         step, lengths = in_flight.step, self._lengths
         most: NDArray[np.int64] | int | None = self.most
@@ -112,10 +120,11 @@ class Drafting:
                 sequence.forget_drafts()
         forced = self._forced(in_flight)
         alive = step.ledger.alive[step.slots]
-        if most is not None or self._follows or not alive.all():
+        if not self._rests(in_flight) and (most is not None or self._follows or not alive.all()):
             wanted = np.zeros(step.size, dtype=np.int64) if most is None else self._wanted(in_flight, most)
             caught_up: list[float] = []  # seconds
             draw = DraftDraw(pipeline, step.sequences, wanted, self._vocab_size)
+            any_wanted = bool(wanted.any())
             found = self._ask(
                 DraftStep(
                     inputs=inputs,
@@ -125,12 +134,13 @@ class Drafting:
                     wanted=wanted,
                     passes=partial(builder.build_pass, step),
                     draw=draw,
-                    greedy=pipeline.untouched(step.sequences) & (wanted > 0) if wanted.any() else wanted > 0,
+                    greedy=pipeline.untouched(step.sequences) & (wanted > 0) if any_wanted else wanted > 0,
                     caught_up=caught_up.append,
+                    foreseen=self._foresees(in_flight, any_wanted),
                 )
             )
             draw.close()
-            proposed = self._enter(step, wanted, found, draw)
+            proposed = self._enter(step, wanted, found, draw) if any_wanted else wanted
             if lengths is not None and run is not None and self._is_price(run, wanted):
                 seconds = time.perf_counter() - begun - sum(caught_up)
                 self._tell(lengths, run, step.slots, wanted, proposed, seconds)
@@ -147,6 +157,28 @@ class Drafting:
         except Exception as error:
             self._complain(f"failed to choose lengths: {cause(error)}", error)
             return None
+
+    def _rests(self, in_flight: InFlightStep) -> bool:
+        """Whether the drafter says that it need not see the step."""
+        return self._resting is not None and not in_flight.prompt_tokens and self._resting.rests
+
+    def _sleeps(self, in_flight: InFlightStep) -> bool:
+        """Whether there is nothing to draft; what such steps take is learned of one of some."""
+        step = in_flight.step
+        if step.drafts is not None or not self._rests(in_flight) or step.ledger.needs_check[in_flight.slots].any():
+            return False
+        self._slept = (self._slept + 1) % SAMPLED
+        return self._slept != 0
+
+    def _foresees(self, in_flight: InFlightStep, any_wanted: bool) -> bool:
+        """Whether texts will have drafts, as far as can be known: those that go on, and any that begin in the step."""
+        if self._foreseeing is None or (any_wanted and not in_flight.prompt_tokens):
+            return True
+        try:
+            return self._foreseeing.foresees(in_flight.step.size)
+        except Exception as error:
+            self._complain(f"failed to foresee drafts: {cause(error)}", error)
+            return True
 
     def _tell(self, lengths: DraftLengths, *drafted: Any) -> None:
         try:
@@ -256,7 +288,7 @@ class Drafting:
             found = self._drafter.propose(step)
             if len(found) != len(step.sequences):
                 raise ValueError(f"propose returned drafts for {len(found)} sequences of {len(step.sequences)}")
-            return [self._checked(drafts) for drafts in found]
+            return [self._checked(drafts) for drafts in found] if step.wanted.any() else ()
         except Exception as error:
             self._complain(f"failed: {cause(error)}", error)
             return ()

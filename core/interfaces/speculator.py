@@ -42,7 +42,9 @@ __all__ = [
     "Drafter",
     "Drafts",
     "DraftsAtOnce",
+    "ForeseesDrafts",
     "NeedsContext",
+    "RestingDrafter",
     "Speculator",
     "SpeculatorContext",
 ]
@@ -274,8 +276,8 @@ class SpeculatorContext(Context):
     `model` is the target, with its weights; its embedding and head may be shared. `spec` is what its architecture makes
     of its config. The drafter's own cache layers are
     those from `first_layer` on, in the calls of `attention`. `dtype` is the type in which the model computes. `path` is
-    the target's folder, and `step_tokens` the most tokens that a step of the target computes. `components` are those of
-    all plugins.
+    the target's folder, `step_tokens` the most tokens that a step of the target computes, and `page_size` the tokens of
+    a page of its cache. `components` are those of all plugins.
     """
 
     draft_tokens: int
@@ -286,6 +288,7 @@ class SpeculatorContext(Context):
     vocab_size: int
     max_length: int
     step_tokens: int
+    page_size: int
     dtype: torch.dtype
     device: torch.device
     path: str
@@ -335,6 +338,9 @@ class DraftStep:
 
     Where `greedy`, no sampler and no grammar has a say in what `draw` would give: the likeliest token of the logits is
     a draft as good, without a call.
+
+    Unless `foreseen`, no drafts are to be expected for sequences that begin in the step: a drafter with layers need not
+    follow them. Of a sequence that it does not follow it sets `wanted` to 0: nothing was asked of it then.
     """
 
     inputs: StepInputs
@@ -346,6 +352,7 @@ class DraftStep:
     draw: Callable[[NDArray[np.int64], torch.Tensor], torch.Tensor]
     greedy: NDArray[np.bool_]  # [B]
     caught_up: Callable[[float], object] = _unheard
+    foreseen: bool = True
 
 
 class Drafts(Sequence[int]):
@@ -415,6 +422,15 @@ class DraftLengths(Protocol):
         ...
 
 
+@runtime_checkable
+class ForeseesDrafts(Protocol):
+    """DraftLengths that know before texts begin whether drafts will be wanted of them."""
+
+    def foresees(self, sequences: int) -> bool:
+        """Whether texts like those before will have drafts, where so many are computed at once."""
+        ...
+
+
 class Drafter(Protocol):
     """Proposes tokens that the model may go on with. One thread owns it.
 
@@ -426,9 +442,19 @@ class Drafter(Protocol):
     def propose(self, step: DraftStep) -> Sequence[Sequence[int]]:
         """Up to `wanted` token ids for each of the B sequences, plain, as `draw` gave them, or `Drafts`.
 
-        One with `layers` or `aux_layers` is called after every step that did not fail, others after those of which
-        drafts are wanted or in which a sequence ended.
+        One with `layers` or `aux_layers` is called after every step that did not fail, unless it is a RestingDrafter
+        and rests; others are after those of which drafts are wanted or in which a sequence ended.
         What is beyond `wanted`, not in the vocabulary, or not allowed by a request's grammar is cut off, with all that
         follows. When it raises, nothing is proposed.
         """
+        ...
+
+
+@runtime_checkable
+class RestingDrafter(Protocol):
+    """A Drafter with layers that need not follow everything."""
+
+    @property
+    def rests(self) -> bool:
+        """Whether it follows no sequence now: it is called again when a prompt is computed, or drafts are wanted."""
         ...

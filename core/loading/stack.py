@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from torch import Tensor, nn
 
@@ -60,8 +60,8 @@ class LayerStack(nn.ModuleList):
         steps = [*steps, *steps[-1:]] if self.fuses_last else steps
         for start, stop, call in calls:
             within = [layer for layer in sorted(step.aux_layers) if start <= layer < stop - 1]
-            if within and isinstance(call, KeepsOutputs):
-                x, kept = call.keeping(x, steps[start:stop], [layer - start for layer in within])
+            if within:
+                x, kept = cast("KeepsOutputs", call).keeping(x, steps[start:stop], [layer - start for layer in within])
                 step.aux_hidden += kept
             else:
                 x = call(x, steps[start:stop])
@@ -69,7 +69,10 @@ class LayerStack(nn.ModuleList):
         return x if not self._last or (calls and self.fuses_last) else self._last[0](x, step)
 
     def _calls(self, wanted: tuple[int, ...]) -> list[tuple[int, int, FusedLayers]]:
-        """Calls that give each output that is wanted, and the last; none where these cannot be made."""
+        """Calls that give each output that is wanted, and the last; none where these cannot be made.
+
+        One with an output that is wanted before its last one is a KeepsOutputs.
+        """
         if wanted not in self._spans:
             self._spans[wanted] = self._fused_spans(wanted)
         return self._spans[wanted]

@@ -5,7 +5,8 @@ i + 2 (Li et al., "EAGLE: Speculative Sampling Requires Rethinking Feature Uncer
 over all its tokens, prompts included, so its keys are there wherever the target's are; for further drafts it goes on
 from its own results, a row of each sequence at a time, at positions that the target's next step writes over. Prompts it
 follows at once. Of a text that wants no drafts, what the target has computed is kept, and followed when some are
-wanted, or when there is no more room for it.
+wanted, or when there is no more room for it. Texts that begin while no drafts are foreseen are not followed but for
+their prompts, as far as other texts may begin with these.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 
+SAMPLED = 512  # texts that begin while no drafts are foreseen, one of which is followed to see whether some would stand
+UNSEEN = 256  # calls in which a sequence that goes on is there at least once
 MERGED = 16  # rows of a sequence that come with its next ones; more are followed in a pass of their own
 MOST_BYTES = 64 << 20  # of what is kept for later
 
@@ -151,53 +154,118 @@ class HeadDrafter:
         self._vocab_size = context.vocab_size
         self._ids: torch.Tensor | None = None  # the target's, of a vocabulary of the head's own
         self._behind = Behind(context.step_tokens)
+        self._page_size = context.page_size
+        self._texts: set[str] = set()  # the sequences that are followed beyond their prompts, now or later
+        self._seen: set[str] = set()  # in the last calls
+        self._calls = 0
+        self._left_out: set[str] = set()  # those that are not, while their prompts are computed
+        self._unforeseen = 0  # texts that began while no drafts were foreseen
         self._drafts_at_once = head if isinstance(head, DraftsAtOnce) else None
 
-    @torch.inference_mode()
     def propose(self, step: DraftStep) -> list[list[int]]:
         drafts: list[list[int]] = [[] for _ in step.sequences]
         firsts = step.inputs.seq_lens - np.diff(step.inputs.query_start)
-        who = self._whom_to_follow(step, firsts)
+        alive = step.kept > 0
+        if not alive.all():
+            self._forget(step, np.flatnonzero(~alive))
+        followed = self._choose(step, firsts, alive)
+        step.wanted[~followed] = 0
+        if followed.any():
+            with torch.inference_mode():
+                self._follow(step, firsts, followed, drafts)
+        return drafts
+
+    @property
+    def rests(self) -> bool:
+        return not self._texts
+
+    def _choose(self, step: DraftStep, firsts: Ints, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The sequences [B] that are followed, whose rows are those from the positions `firsts` on."""
+        ids = [each.id for each in step.sequences]
+        computing = alive & (firsts < step.inputs.prompt_lens)
+        if not step.foreseen and len(self._texts) > 1 and not step.wanted.any():  # one is enough for trials
+            others = [i for i in np.flatnonzero(alive).tolist() if ids[i] in self._texts][1:]
+            self._forget(step, np.array(others, dtype=np.int64))
+        if computing.any():
+            self._begin([ids[i] for i in np.flatnonzero(computing).tolist()], step.foreseen)
+            done = firsts + step.kept >= step.inputs.prompt_lens
+            self._left_out.difference_update(ids[i] for i in np.flatnonzero(done).tolist())
+        elif not self._texts:
+            return computing
+        self._leave_out_unseen(ids)
+        known = np.array([id in self._texts for id in ids], dtype=np.bool_)
+        return alive & (known | computing & (step.inputs.prompt_lens >= self._page_size))
+
+    def _begin(self, ids: list[str], foreseen: bool) -> None:
+        """Follows texts whose prompts are computed, from their beginning or not at all."""
+        for id in ids:
+            if id in self._texts or id in self._left_out:
+                continue
+            self._unforeseen += not foreseen
+            if foreseen or self._unforeseen % SAMPLED == 0:
+                self._texts.add(id)
+            else:
+                self._left_out.add(id)
+
+    def _leave_out_unseen(self, ids: list[str]) -> None:
+        """Follows those no longer that were in none of many steps: a request that is given up ends in no step."""
+        self._seen.update(ids)
+        self._calls += 1
+        if self._calls % UNSEEN == 0:
+            for id in self._texts - self._seen:
+                self._behind.forget(id)
+            self._texts &= self._seen
+            self._left_out &= self._seen
+            self._seen.clear()
+
+    def _follow(self, step: DraftStep, firsts: Ints, followed: NDArray[np.bool_], drafts: list[list[int]]) -> None:
+        """Follows sequences, or keeps their rows for later, and appends to `drafts` where some are wanted."""
+        who = self._whom_to_follow(step, firsts, followed)
         if not len(who):
-            return drafts
+            return
         kept, wanted = step.kept[who], step.wanted[who]
         ends = firsts[who] + kept
         drafting = np.flatnonzero(wanted)
         inputs, combined = self._followed(step, who, ends - kept, ends)
         lasts = inputs.query_start[1:] - 1
         if len(drafting) and self._at_once(step, who[drafting], inputs, combined, lasts[drafting], drafts):
-            return drafts
+            return
         hidden = self._forward(inputs, combined)
-        if not len(drafting):
-            return drafts
-        hidden = hidden[self._on_device(lasts[drafting])]
-        self._go_on(step, who[drafting], ends[drafting], wanted[drafting], hidden, drafts)
-        return drafts
+        if len(drafting):
+            hidden = hidden[self._on_device(lasts[drafting])]
+            self._go_on(step, who[drafting], ends[drafting], wanted[drafting], hidden, drafts)
 
-    def _whom_to_follow(self, step: DraftStep, firsts: Ints) -> Ints:
+    def _whom_to_follow(self, step: DraftStep, firsts: Ints, followed: NDArray[np.bool_]) -> Ints:
         """The sequences that are followed now: prompts and those that want drafts; of others, rows are kept for later.
 
         `firsts` are the positions of their first rows.
         """
-        alive = step.kept > 0
-        for i in np.flatnonzero(~alive).tolist():
-            self._behind.forget(step.sequences[i].id)
-        now = alive & ((step.wanted > 0) | (firsts < step.inputs.prompt_lens))
-        later = np.flatnonzero(alive & ~now)
-        if len(later):
-            count = int(step.kept[later].sum())
-            if not self._behind.fits(count, step.output):
-                self._catch_up(step, np.flatnonzero(alive), firsts)
-                self._behind.clear()
-            if not self._behind.fits(count, step.output):
-                now = alive
+        now = followed & ((step.wanted > 0) | (firsts < step.inputs.prompt_lens))
+        later = np.flatnonzero(followed & ~now)
+        count = int(step.kept[later].sum())
+        if count and not self._behind.fits(count, step.output):
+            if step.foreseen:
+                self._catch_up(step, np.flatnonzero(followed), firsts)
             else:
-                self._keep(step, later, firsts, count)
+                self._forget(step, later)
+                count = 0
+            self._behind.clear()
+        if count and self._behind.fits(count, step.output):
+            self._keep(step, later, firsts, count)
+        elif count:
+            now = followed
         who = np.flatnonzero(now)
         late = sum(len(self._behind.rows(step.sequences[i].id, int(firsts[i]))) for i in who.tolist())
         if late > MERGED * len(who):
             self._catch_up(step, who, firsts)
         return who
+
+    def _forget(self, step: DraftStep, who: Ints) -> None:
+        """Follows these no longer."""
+        ids = [step.sequences[i].id for i in who.tolist()]
+        self._texts.difference_update(ids)
+        for id in ids:
+            self._behind.forget(id)
 
     def _keep(self, step: DraftStep, who: Ints, firsts: Ints, count: int) -> None:
         """Keeps the rows of these that stand, `count` in all."""
@@ -305,7 +373,10 @@ class HeadDrafter:
             )
         else:
             chosen = self._on_device(rows)
-            inputs, output = step.passes(who, starts, stops, ids), _map(output, lambda each: each[chosen])
+            inputs, output = (
+                step.passes(who, starts, stops, ids),
+                _map(output, lambda each: each.index_select(0, chosen)),
+            )
         return inputs, self._head.combine(output)
 
     def _with_late(

@@ -43,8 +43,10 @@ KNOWN = 32.0  # drafts, or asks, of a sequence that are remembered
 KNOWN_OF_ALL = 256.0
 FADING = 0.95  # part of what is known of a sequence that is kept at a decision for no drafts: texts change
 SELDOM = 0.05  # a sequence for which the drafter proposes something more seldom than this is not asked for
-GAIN = 1.05  # what drafts must promise: times are not exact
+FEW = 8  # sequences of which it is always found out whether drafts are worth it: that costs little, and may gain much
+GAIN = 1.05  # what drafts must promise where there are none: times are not exact
 PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
+MANY = 0.25  # part of the sequences that are new when a decision for no drafts is made again before it is over
 TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
 TRIALS = 0.01  # part of the time that trials may take
 GIVEN_BACK = 0.5  # part of what a trial gains that may be taken for others: where drafts stand, more is worth knowing
@@ -182,8 +184,8 @@ class Record:
         self.of_all: Floats = np.array([TRUST * START, TRUST, TRUST, TRUST])
         self.depths: Ints = np.zeros(0, dtype=np.int64)
 
-    def enter(self, sequences: SequenceOf[DraftSequence], slots: Ints) -> bool:
-        """Notes which sequences are there now; whether one is new."""
+    def enter(self, sequences: SequenceOf[DraftSequence], slots: Ints) -> int:
+        """Notes which sequences are there now; returns how many are new."""
         most = int(slots.max()) + 1
         if most > len(self._owners):
             more = max(most, 2 * len(self._owners)) - len(self._owners)
@@ -196,7 +198,7 @@ class Record:
             self._owners[slot] = id
             self.counts[slot] = 0.0
             self.depths[slot] = 0
-        return bool(fresh)
+        return len(fresh)
 
     def add(self, slots: Ints, one: int, ones: Ints, other: int, others: Ints) -> None:
         """Of `others` things of each, `ones` went well."""
@@ -235,8 +237,14 @@ class AdaptiveLengths:
         self._for: Ints | None = None  # slots of whom the last decision was for
         self._any = False  # whether any of these may have drafts
         self._holds = self._held = 1  # steps for which the last decision holds, and for how many it was made
+        self._foreseen: dict[
+            int, tuple[int, bool]
+        ] = {}  # by their number: how often that was asked, and the last answer
+        self._fresh = 0  # sequences that came since the last decision
         self._allowed = 0.0  # seconds that trials may take
         self._latest = 0.0  # seconds of the last step
+        self._trials: dict[int, int] = {}  # by sequences: the first trials, which need no time to be left for them
+        self._missed = 0.0  # seconds that a trial would have taken when there were not as many for it
         self._tried = 0.0  # seconds that the trial which runs is taken to cost
         self._deeper = False  # the step after one without drafts has more than are known to be worth it
         self._before: DraftedStep | None = None
@@ -250,6 +258,7 @@ class AdaptiveLengths:
         finally:
             self._measuring = False
             self._cost.doubt()
+            self._asking.clear()  # a first call takes longer
             self._for, self._before, self._record = None, None, Record()
 
     def _learn(self, step: DraftedStep) -> None:
@@ -312,8 +321,10 @@ class AdaptiveLengths:
         if self._measuring or not len(slots):
             return None
         self._holds -= 1
-        fresh = slots is not self._for and self._record.enter(step.sequences, slots)
-        if fresh or self._holds <= 0:
+        if slots is not self._for:
+            self._fresh += self._record.enter(step.sequences, slots)
+        if self._holds <= 0 or self._fresh > (0 if self._any else MANY * len(slots)):
+            self._fresh = 0
             self._held = 2 if self._decide(slots) else min(2 * self._held, PERIOD)
             self._holds = self._held
         self._for = slots
@@ -328,6 +339,23 @@ class AdaptiveLengths:
             depths = self._with_trial(depths, len(slots))
         return depths
 
+    def foresees(self, sequences: int) -> bool:
+        if sequences <= FEW or self._measuring or not self._cost.any:
+            return True
+        asked, found = self._foreseen.get(_nearest(sequences), (0, False))
+        if asked % FEW == 0:
+            found = self._foresee(sequences)
+        self._foreseen[_nearest(sequences)] = (asked + 1, found)
+        return found
+
+    def _foresee(self, sequences: int) -> bool:
+        record, alike = self._record.of_all, np.ones(sequences)
+        stands, proposed = (
+            record[Record.STOOD] / record[Record.LOOKED_AT],
+            record[Record.PROPOSED] / record[Record.ASKED],
+        )
+        return bool(self._taken(stands * alike, proposed * alike, GAIN * GAIN).any())
+
     def _plain_is_due(self, sequences: int) -> bool:
         """Whether a step has no drafts, so that it is known what such steps take: soon at first, then seldom."""
         size = _nearest(sequences)
@@ -341,7 +369,11 @@ class AdaptiveLengths:
         if depths is not None and depths.any():
             return depths
         trial = min(TRIAL, self._most) if sequences == 1 else 1
-        if self._allowed < TAKES * self._latest:
+        size = _nearest(sequences)
+        if self._trials.get(size, 0) < FIRST:
+            self._trials[size] = self._trials.get(size, 0) + 1
+            return np.full(sequences, trial, dtype=np.int64)
+        if self._allowed < max(TAKES * self._latest, self._missed):
             return depths
         alone, tried = self._seconds_of_steps(np.array([1.0, 1.0 + trial]) * sequences).tolist()
         proposed = float(self._record.of_all[Record.PROPOSED] / self._record.of_all[Record.ASKED])
@@ -349,7 +381,9 @@ class AdaptiveLengths:
             proposed * (tried - alone) + self._seconds_of_asking(sequences, np.array([trial])).item(), TAKES * alone
         )
         if self._allowed < min(takes, self._latest):
+            self._missed = min(takes, self._latest)
             return depths
+        self._missed = 0.0
         self._allowed -= takes
         self._tried = takes
         return np.full(sequences, trial, dtype=np.int64)
@@ -382,7 +416,8 @@ class AdaptiveLengths:
         record = self._record
         shares = record.share(slots, Record.STOOD, Record.LOOKED_AT)
         proposed = record.share(slots, Record.PROPOSED, Record.ASKED)
-        taken = self._taken(shares, proposed) if self._cost.any else np.ones(len(slots), dtype=np.int64)
+        gain = 1.0 if self._any and len(slots) <= FEW else GAIN
+        taken = self._taken(shares, proposed, gain) if self._cost.any else np.ones(len(slots), dtype=np.int64)
         if not self._drafted.any:  # what steps with drafts cost is not known yet: the first have one each
             taken = np.minimum(taken, 1)
         changed = bool((record.depths[slots] != taken).any())
@@ -391,7 +426,7 @@ class AdaptiveLengths:
         self._any = bool(taken.any())
         return changed
 
-    def _taken(self, shares: Floats, proposed: Floats) -> Ints:
+    def _taken(self, shares: Floats, proposed: Floats, gain: float) -> Ints:
         """How many drafts of each sequence are worth it: the likeliest of all, as long as speed grows with them."""
         sequences, most = len(shares), self._most
         stands = np.where(proposed[:, None] < SELDOM, 0.0, shares[:, None] ** self._depths)
@@ -405,7 +440,7 @@ class AdaptiveLengths:
         speed = (sequences + gains) / (times[1:] + asking[passes])
         best = int(speed.argmax())
         chosen = np.zeros(stands.size, dtype=np.int64)
-        if speed[best] > GAIN * sequences / times[0]:
+        if speed[best] > gain * sequences / times[0]:
             chosen[order[: best + 1]] = 1
         found: Ints = chosen.reshape(stands.shape).sum(axis=1)
         return found

@@ -79,7 +79,7 @@ class DraftHeadCases(SpeculatorCases):
 
         def recorded(drafting: Drafting, step: Any) -> Any:
             drafts = ask(drafting, step)
-            pairs = [(s, d) for s, d in zip(step.sequences, drafts, strict=True) if d and s.id in greedy]
+            pairs = [(s, d) for s, d in zip(step.sequences, drafts, strict=bool(drafts)) if d and s.id in greedy]
             found.extend((s.tokens.tolist(), list(d)) for s, d in pairs)
             return drafts
 

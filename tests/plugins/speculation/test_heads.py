@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from maxserve.core.engine.drafting import Drafting
 from maxserve.interfaces.runner import ModelOutput
+from maxserve.interfaces.speculator import DraftedStep
 from maxserve.plugins.speculation import heads
 from maxserve.plugins.speculation.heads import Behind, HeadDrafter
 from tests.plugins.speculation.test_eagle import Eagle1
@@ -145,3 +147,98 @@ class TestLater(Eagle1):
         prompts = sum(len(request.prompt) for request in self.requests())
         assert sum(told.rows) - prompts < 2 * self.tokens, "what was followed besides is one of eight texts"
         assert self.differing(tmp_path / "target", proposed) == []
+
+
+class Unforeseen:
+    """A DraftLengths that foresees no drafts, and wants some of the texts that `wants` names."""
+
+    def __init__(self) -> None:
+        self.wants: set[str] = set()
+        self.foreseen = False
+        self.asked = 0
+
+    def measuring(self) -> Any:
+        return nullcontext()
+
+    def choose(self, step: DraftedStep) -> Any:
+        return np.array([2 * (each.id in self.wants) for each in step.sequences], dtype=np.int64)
+
+    def learn_drafter(self, step: DraftedStep, slots: Any, wanted: Any, proposed: Any, seconds: float) -> None:
+        self.asked = max(self.asked, int((wanted > 0).sum()))
+
+    def foresees(self, sequences: int) -> bool:
+        return self.foreseen
+
+
+class TestUnforeseen(Eagle1):
+    """Texts that begin while no drafts are foreseen."""
+
+    tokens = 40
+
+    @pytest.fixture
+    def unforeseen(self, served: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Unforeseen, Told]]:
+        """Makes an engine; its lengths; what its head follows."""
+
+        def make(**options: Any) -> tuple[Any, Unforeseen, Told]:
+            engine, lengths = served(drafting=True, num_speculative_tokens=3, **options), Unforeseen()
+            monkeypatch.setattr(engine._drafting, "_lengths", lengths)
+            monkeypatch.setattr(engine._drafting, "_foreseeing", lengths)
+            return engine, lengths, Told(monkeypatch)
+
+        return make
+
+    def test_they_are_not_followed(self, unforeseen: Any, served: Any, tmp_path: Path) -> None:
+        engine, _, told = unforeseen(kv_cache_page_size=128)
+        self.texts(engine, self.requests())
+        assert told.rows == []
+        assert engine._drafting._drafter.rests
+
+    def test_prompts_that_others_may_begin_with_are(self, unforeseen: Any) -> None:
+        engine, _, told = unforeseen(kv_cache_page_size=16, enable_prefix_caching=False)
+        self.texts(engine, self.requests())
+        assert sum(told.rows) == sum(len(r.prompt) for r in self.requests() if len(r.prompt) >= 16) > 0
+
+    def test_one_of_some_is_followed_and_may_have_drafts(
+        self, unforeseen: Any, tmp_path: Path, proposed: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heads, "SAMPLED", 7)
+        engine, lengths, told = unforeseen(kv_cache_page_size=128)
+        lengths.wants = {request.id for request in self.requests()}
+        self.texts(engine, self.requests())
+        assert proposed
+        seventh = self.requests()[6].prompt
+        assert {tuple(tokens[: len(seventh)]) for tokens, _ in proposed} == {tuple(seventh)}
+        assert lengths.asked == 1, "of the others nothing was asked"
+        assert 0 < sum(told.rows) < self.tokens
+        assert self.differing(tmp_path / "target", proposed) == []
+
+    def test_texts_that_were_followed_are_left_but_for_one(self, unforeseen: Any) -> None:
+        engine, lengths, _ = unforeseen()
+        drafter = engine._drafting._drafter
+        lengths.foreseen = True
+        for request in self.requests()[:4]:
+            engine.add(request)
+        for _ in range(9):
+            engine.next_outputs()
+        assert len(drafter._texts) == 4
+        lengths.foreseen = False
+        engine.next_outputs()
+        assert len(drafter._texts) == 1
+
+    def test_a_request_that_is_given_up_is_followed_no_longer(
+        self, unforeseen: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heads, "UNSEEN", 4)
+        engine, lengths, _ = unforeseen()
+        lengths.foreseen = True
+        first, *others = self.requests()[:4]
+        for request in (first, *others):
+            engine.add(request)
+        for _ in range(3):
+            engine.next_outputs()
+        assert first.id in engine._drafting._drafter._texts
+        engine.abort([first.id])
+        for _ in range(12):
+            engine.next_outputs()
+        assert first.id not in engine._drafting._drafter._texts
+        assert others[0].id in engine._drafting._drafter._texts

@@ -283,3 +283,32 @@ def test_steps_of_sizes_between() -> None:
         cost.add(rows, (1.0 + 0.25 * rows) * (1 + 0.05 * random.random()))
     for rows in (1, 5, 10, 20, 40, 55):
         assert cost.seconds(np.array([rows])) == pytest.approx(1.025 * (1.0 + 0.25 * rows), rel=0.1)
+
+
+def test_what_begins_beside_many_has_drafts_to_expect_where_they_pay() -> None:
+    cheap = Simulated([0.9] * 32, base=1.0, slope=0.01, per_pass=0.01)
+    cheap.speed()
+    assert cheap.lengths.foresees(32)
+    dear = Simulated([0.9] * 32, base=0.01, slope=1.0)
+    dear.speed()
+    assert not dear.lengths.foresees(32)
+    assert dear.lengths.foresees(1), "beside few it is always found out"
+    with dear.lengths.measuring():
+        assert dear.lengths.foresees(32), "what following costs is measured, too"
+
+
+def test_drafts_that_pay_go_on_until_they_cost() -> None:
+    """Where there are none they must promise more: times are not exact."""
+    simulated = Simulated([0.9] * 8, base=1.0, slope=0.68)
+    lengths = simulated.lengths
+    lengths._record.enter(simulated.sequences, simulated.slots)
+    lengths._drafted.add(8, 16, 1.0)
+    lengths._record.of_all[:2] = (90.0, 100.0)
+    gains = np.arange(1, 3, 0.01)
+    limit = max(gain for gain in gains if lengths._taken(np.full(8, 0.9), np.ones(8), gain).any())
+    assert 1.0 < limit < 1.05
+    lengths._decide(simulated.slots)
+    assert not lengths._any
+    lengths._any = True
+    lengths._decide(simulated.slots)
+    assert lengths._any
