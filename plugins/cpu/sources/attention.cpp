@@ -94,6 +94,7 @@ struct Room {  // of one thread
   std::vector<float> keys, values, across, queries, scores, sums, peaks, totals, head, weights;
   std::vector<uint32_t> key_words, value_words, query_words, weight_words;
   std::vector<uint16_t> key_heads, value_heads;
+  std::vector<char> laid;
 };
 thread_local Room room;
 
@@ -123,26 +124,26 @@ Stored stored_at(const Call& call, const int32_t* table, long head, long positio
           call.kv_heads * call.dim, call.store.key_scales + first, call.store.value_scales + first};
 }
 
-// How many positions to look at in one go. Pairs begin at even positions, wherever pages lie and windows begin.
+// How many positions decoding looks at in one go. Pairs begin at even positions, wherever pages lie and windows begin.
 long most_at(bool pairs, long position, long most) { return !pairs ? most : position % 2 ? 1 : BLOCK; }
 
-// out[count][padded] = heads as floats
-void widen_heads(const Call& call, const char* from, const float* scales, long count, float* out) {
-  const long step = call.kv_heads * call.dim * call.bytes();
-  for (long i = 0; i < count; i++) read_head(call, from + i * step, scales + i * call.kv_heads, out + i * padded(call));
+// out[count][padded] = keys, or `values`, as floats
+void widen_heads(const Call& call, const Stored& stored, bool values, float* out) {
+  const char* from = values ? stored.values : stored.keys;
+  const float* scales = values ? stored.value_scales : stored.key_scales;
+  const long step = stored.step * call.bytes();
+  for (long i = 0; i < stored.count; i++)
+    read_head(call, from + i * step, scales + i * call.kv_heads, out + i * padded(call));
 }
 
-// Some heads as floats, `padded` from one to the next: as they lie, or in `room`.
-const float* widened(const Call& call, const char* from, const float* scales, long count, std::vector<float>& room) {
-  if (call.kind == IN_FLOAT32 && padded(call) == call.dim) return (const float*)from;
+// Keys, or `values`, as floats: as they lie, or in `room`.
+Block widened(const Call& call, const Stored& stored, bool values, std::vector<float>& room) {
   const long wide = padded(call);
-  room.assign(count * wide, 0.0f);
-  widen_heads(call, from, scales, count, room.data());
-  return room.data();
-}
-
-long widened_step(const Call& call) {
-  return call.kind == IN_FLOAT32 && padded(call) == call.dim ? call.kv_heads * call.dim : padded(call);
+  if (call.kind == IN_FLOAT32 && wide == call.dim)
+    return {(const float*)(values ? stored.values : stored.keys), stored.step, stored.count};
+  room.assign(stored.count * wide, 0.0f);
+  widen_heads(call, stored, values, room.data());
+  return {room.data(), wide, stored.count};
 }
 
 // scores[r][i] = queries[r] . keys[i], a few query rows (heads of one token) at a time; keys are floats or codes
@@ -220,13 +221,33 @@ void gather_codes(const Call& call, const int32_t* table, long head, long low, l
   room.keys.assign(count * wide, 0.0f);
   room.values.assign(count * wide, 0.0f);
   pieces_of(call, table, head, std::max(low, seen), end, [&](const Stored& piece, long at) {
-    widen_heads(call, piece.keys, piece.key_scales, piece.count, room.keys.data() + (at - low) * wide);
-    widen_heads(call, piece.values, piece.value_scales, piece.count, room.values.data() + (at - low) * wide);
+    widen_heads(call, piece, false, room.keys.data() + (at - low) * wide);
+    widen_heads(call, piece, true, room.values.data() + (at - low) * wide);
   });
 }
 
 // Where a prompt's blocks begin that looks at positions from `seen` on.
-long first_block(const Call& call, long seen) { return of_bytes(call) ? seen / BLOCK * BLOCK : seen; }
+long first_block(long seen) { return seen / BLOCK * BLOCK; }
+
+// The same of a cache of floats: `count` heads as they lie, or laid together in `room` where they lie apart or some are not
+// there.
+Stored block_at(const Call& call, const int32_t* table, long head, long low, long seen, long end, long count) {
+  if (low >= seen && low + count == end) {
+    const Stored stored = stored_at(call, table, head, low, end, BLOCK);
+    if (stored.count == count) return stored;
+  }
+  const long size = call.dim * call.bytes();
+  room.laid.assign(2 * count * size, 0);
+  char *keys = room.laid.data(), *values = keys + count * size;
+  pieces_of(call, table, head, std::max(low, seen), end, [&](const Stored& piece, long at) {
+    const long step = piece.step * call.bytes();
+    for (long i = 0; i < piece.count; i++) {
+      memcpy(keys + (at - low + i) * size, piece.keys + i * step, size);
+      memcpy(values + (at - low + i) * size, piece.values + i * step, size);
+    }
+  });
+  return {keys, values, count, call.dim, nullptr, nullptr};
+}
 
 template <class K>
 void code_scores(const Call& call, long rows, const Stored& stored, float* scores, long step) {
@@ -459,8 +480,7 @@ void scores_of(const Call& call, long rows, bool few, const Stored& stored, floa
   if (few && read_as_codes(call))
     return of_int8(call) ? code_scores<Int8>(call, rows, stored, scores, step)
                          : code_scores<Float8>(call, rows, stored, scores, step);
-  const Block keys{widened(call, stored.keys, stored.key_scales, stored.count, room.keys), widened_step(call),
-                   stored.count};
+  const Block keys = widened(call, stored, false, room.keys);
   if (few) few_scores(rows, room.queries.data(), padded(call), keys.at, keys.step, keys.count, scores, step);
   else many_scores(rows, room.queries.data(), padded(call), keys, scores);
 }
@@ -474,9 +494,7 @@ void add_values_of(const Call& call, long rows, bool few, const Stored& stored, 
   if (few && read_as_codes(call))
     return of_int8(call) ? add_code_values<Int8>(call, rows, scores, step, stored, sums)
                          : add_code_values<Float8>(call, rows, scores, step, stored, sums);
-  const Block values{widened(call, stored.values, stored.value_scales, stored.count, room.values), widened_step(call),
-                     stored.count};
-  add_values(rows, scores, step, values, sums, padded(call));
+  add_values(rows, scores, step, widened(call, stored, true, room.values), sums, padded(call));
 }
 
 // --- decoding: one of a few new tokens looks at a chunk of its sequence ----------------------------------------------
@@ -721,10 +739,10 @@ void prompt_by_pairs(const Call& call, const Task& task) {
   const bool scaled = of_int8(call);
   const Running running{own.sums.data(), own.peaks.data(), own.heaps.data(), wide};
   const long seen = call.first_seen(position);
-  for (long low = first_block(call, seen); low < last;) {
-    const Stored stored = of_bytes(call)
-                              ? gather_words(call, table, task.head, low, seen, std::min(low + BLOCK, last), scales)
-                              : stored_at(call, table, task.head, low, last, most_at(true, low, BLOCK));
+  for (long low = first_block(seen); low < last;) {
+    const long end = std::min(low + BLOCK, last);
+    const Stored stored = of_bytes(call) ? gather_words(call, table, task.head, low, seen, end, scales)
+                                         : block_at(call, table, task.head, low, seen, end, end - low);
     const bool clear = stored.count == BLOCK && low + BLOCK <= position + 1 && low >= call.first_seen(last - 1);
     const bool plain = clear && !scaled && call.cap == 0.0f;
     pair_keys(call, stored);
@@ -793,15 +811,14 @@ void prompt(const Call& call, const Task& task) {
   prepare_queries(call, rows);
   long last = before + task.end, position = before + task.first;
   const long seen = call.first_seen(position);
-  for (long low = first_block(call, seen); low < last;) {
-    Stored stored{nullptr, nullptr, std::min(BLOCK, last - low), 0, nullptr, nullptr};
+  for (long low = first_block(seen); low < last;) {
+    const long end = std::min(low + BLOCK, last);
+    Stored stored{nullptr, nullptr, (end - low + LANES - 1) / LANES * LANES, 0, nullptr, nullptr};
     if (of_bytes(call)) {
-      const long end = low + stored.count;
-      stored.count = (stored.count + LANES - 1) / LANES * LANES;
       gather_codes(call, table, task.head, low, seen, end, stored.count);
       many_scores(rows, room.queries.data(), wide, {room.keys.data(), wide, stored.count}, room.scores.data());
     } else {
-      stored = stored_at(call, table, task.head, low, last, BLOCK);
+      stored = block_at(call, table, task.head, low, seen, end, stored.count);
       scores_of(call, rows, false, stored, room.scores.data(), BLOCK);
     }
     bool clear = low + stored.count <= position + 1 && low >= call.first_seen(last - 1);

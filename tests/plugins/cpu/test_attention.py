@@ -121,10 +121,10 @@ def test_decoding_does_not_depend_on_where_pages_lie(page: int, rules: dict[str,
     assert torch.equal(together, apart)
 
 
-@pytest.mark.parametrize("dtype", CODES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, *CODES], ids=str)
 @pytest.mark.parametrize("rules", [{}, {"window": 40}, {"window": 101}, {"chunk": 64}], ids=str)
-def test_prompts_over_codes_do_not_depend_on_pages_and_cuts(rules: dict[str, Any], dtype: torch.dtype) -> None:
-    """A difference in the last bit of a layer's output may be another code in the next one."""
+def test_prompts_do_not_depend_on_pages_and_cuts(rules: dict[str, Any], dtype: torch.dtype) -> None:
+    """To the bit: a text with a seed may draw another token by less, and codes of the next layer may be others."""
     whole = outcome([400], dtype, 16, **rules)
     for counts, scatter in (([400], 3), ([130, 17, 253], None), ([33] * 12 + [4], 5)):
         cut = outcome(counts, dtype, 16, scatter, **rules)
@@ -132,11 +132,11 @@ def test_prompts_over_codes_do_not_depend_on_pages_and_cuts(rules: dict[str, Any
         assert torch.equal(cut[:, :prompts], whole[:, :prompts])
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn", "float32", "bfloat16"])
 def test_a_text_that_was_preempted_goes_on_as_it_was(
     dtype: str, plugin_host: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over codes: a difference in the last bit of a key may be another code."""
+    """Where the pages lie that it is given then, or how its prompt is cut, changes no bit."""
     config = tiny_config("LlamaForCausalLM", architectures=["LlamaForCausalLM"])
     model: Any = randomised(ArchitectureChecks.reference(config))
     model.save_pretrained(tmp_path)
