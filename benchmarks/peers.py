@@ -184,8 +184,10 @@ def row(name: str, figure: str, values: Sequence[float], more_is_better: bool, d
 def memory_row(servers: Sequence[Served]) -> str:
     """When all have been at rest for a moment, after which a worker gives back what it freed."""
     time.sleep(REST)
-    held = [memory(tree(served.pid))[0] for served in servers]
-    return row("all", "RSS after that, at rest, MB", held, more_is_better=False, digits=0)
+    held = [memory(tree(served.pid)) for served in servers]
+    kinds = ("RSS after that, at rest, MB", "the same, shared pages counted once")
+    rows = zip(kinds, zip(*held, strict=True), strict=True)
+    return "\n".join(row("all", kind, list(each), more_is_better=False, digits=0) for kind, each in rows)
 
 
 def main() -> None:

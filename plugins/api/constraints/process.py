@@ -41,7 +41,7 @@ MEMORY = 1536 * 1024**2  # bytes of address space, beside what the process had w
 STACK = 4 * 1024**2  # bytes; the threads of workers have `core.engine.grammar.STACK`, several times as much
 BREATH = 0.003  # seconds for which a text is tried beyond its first token
 STEPS = 32  # tokens of it at most
-READY = 2  # forks that wait for a constraint
+READY = 2  # forks that wait for a constraint once there was one: each costs some 25 MB
 LIFE = 100  # constraints of a fork
 WARMING = '{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["x"]}}, "required": ["a"]}'
 
@@ -102,7 +102,6 @@ class Trials:
         for message in first:
             self._handle(message)
         gc.freeze()  # collections would touch, and so copy, pages that forks share
-        self._make_ready()
         while True:
             ready, _, _ = select.select([0, *self._forks], [], [])
             for pipe in ready:

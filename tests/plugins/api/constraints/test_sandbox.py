@@ -21,6 +21,7 @@ from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.restored import packed as packed_plugins
 from maxserve.plugins.api.constraints import sandbox as constraint_sandbox
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Outcome, packed
+from maxserve.plugins.api.constraints.process import READY
 from maxserve.plugins.api.constraints.sandbox import Sandbox
 from maxserve.testing.grammar import EOS, VOCABULARY
 
@@ -260,6 +261,17 @@ async def test_forks_end_with_their_parent(sandbox: Sandbox) -> None:
     sandbox.close()
     _, alive = psutil.wait_procs(forks, timeout=20)
     assert not alive
+
+
+async def test_forks_come_with_the_first_constraint(sandbox: Sandbox) -> None:
+    """A server that gets none has no memory for them."""
+    assert "'absent'" in said(await sandbox.outcome("absent", "regex", "a"))
+    assert sandbox._process is not None
+    process = psutil.Process(sandbox._process.pid)
+    assert process.children() == []
+    await sandbox.outcome("llguidance", "regex", "a")
+    await sandbox.outcome("llguidance", "regex", "b")
+    assert len(process.children()) == READY
 
 
 async def test_a_model_without_texts_refuses() -> None:
