@@ -181,7 +181,7 @@ def row(name: str, figure: str, values: Sequence[float], more_is_better: bool, d
     return f"| {name} | {figure} | {' | '.join(cells)} |"
 
 
-def memory_row(servers: Sequence[Served]) -> str:
+def memory_rows(servers: Sequence[Served]) -> str:
     """When all have been at rest for a moment, after which a worker gives back what it freed."""
     time.sleep(REST)
     held = [memory(tree(served.pid)) for served in servers]
@@ -213,7 +213,7 @@ def main() -> None:
         servers = [Served("maxserve", server.wait_ready().url, server.process.pid), *(served for served, _ in started)]
         for served in servers:  # the first prompt of each, which warms it up, counts nowhere
             asyncio.run(load.run(served.url, load.Scenario(2, 2, 32, 8), vocabulary, seed=0))
-        print("\n".join([*compare(servers, given.scenario, vocabulary, given.runs), memory_row(servers)]))
+        print("\n".join([*compare(servers, given.scenario, vocabulary, given.runs), memory_rows(servers)]))
 
 
 def peers(given: argparse.Namespace) -> list[Peer]:

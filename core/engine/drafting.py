@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.engine")
 
-SAMPLED = 4  # steps of a drafter that rests, one of which says what steps take
+LEARNED = 4  # steps of a drafter that rests, one of which says what steps take
 PROBS_TOLERANCE = 1e-2  # of the sum of a distribution that a drafter gives: half precision rounds
 
 
@@ -167,7 +167,7 @@ class Drafting:
         step = in_flight.step
         if step.drafts is not None or not self._rests(in_flight) or step.ledger.needs_check[in_flight.slots].any():
             return False
-        self._slept = (self._slept + 1) % SAMPLED
+        self._slept = (self._slept + 1) % LEARNED
         return self._slept != 0
 
     def _foresees(self, in_flight: InFlightStep, any_wanted: bool) -> bool:

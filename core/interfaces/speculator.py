@@ -452,9 +452,9 @@ class Drafter(Protocol):
 
 @runtime_checkable
 class RestingDrafter(Protocol):
-    """A Drafter with layers that need not follow everything."""
+    """A Drafter that need not see every step: at times there is no sequence that it drafts for."""
 
     @property
     def rests(self) -> bool:
-        """Whether it follows no sequence now: it is called again when a prompt is computed, or drafts are wanted."""
+        """Whether it drafts for no sequence now; it is called again when a prompt is computed, and not before."""
         ...

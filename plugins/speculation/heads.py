@@ -373,10 +373,8 @@ class HeadDrafter:
             )
         else:
             chosen = self._on_device(rows)
-            inputs, output = (
-                step.passes(who, starts, stops, ids),
-                _map(output, lambda each: each.index_select(0, chosen)),
-            )
+            inputs = step.passes(who, starts, stops, ids)
+            output = _map(output, lambda each: each.index_select(0, chosen))
         return inputs, self._head.combine(output)
 
     def _with_late(

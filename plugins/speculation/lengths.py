@@ -237,9 +237,8 @@ class AdaptiveLengths:
         self._for: Ints | None = None  # slots of whom the last decision was for
         self._any = False  # whether any of these may have drafts
         self._holds = self._held = 1  # steps for which the last decision holds, and for how many it was made
-        self._foreseen: dict[
-            int, tuple[int, bool]
-        ] = {}  # by their number: how often that was asked, and the last answer
+        # By sequences: how often it was asked whether drafts are foreseen, and the last answer.
+        self._foreseen: dict[int, tuple[int, bool]] = {}
         self._fresh = 0  # sequences that came since the last decision
         self._allowed = 0.0  # seconds that trials may take
         self._latest = 0.0  # seconds of the last step
@@ -350,10 +349,8 @@ class AdaptiveLengths:
 
     def _foresee(self, sequences: int) -> bool:
         record, alike = self._record.of_all, np.ones(sequences)
-        stands, proposed = (
-            record[Record.STOOD] / record[Record.LOOKED_AT],
-            record[Record.PROPOSED] / record[Record.ASKED],
-        )
+        stands = record[Record.STOOD] / record[Record.LOOKED_AT]
+        proposed = record[Record.PROPOSED] / record[Record.ASKED]
         return bool(self._taken(stands * alike, proposed * alike, GAIN * GAIN).any())
 
     def _plain_is_due(self, sequences: int) -> bool:

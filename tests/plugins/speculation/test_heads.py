@@ -187,7 +187,7 @@ class TestUnforeseen(Eagle1):
 
         return make
 
-    def test_they_are_not_followed(self, unforeseen: Any, served: Any, tmp_path: Path) -> None:
+    def test_they_are_not_followed(self, unforeseen: Any) -> None:
         engine, _, told = unforeseen(kv_cache_page_size=128)
         self.texts(engine, self.requests())
         assert told.rows == []
