@@ -72,11 +72,15 @@ class ResetPrefixCache(Message, frozen=True, kw_only=True):
     """Forget unused prefixes."""
 
 
+class Heard(Message, frozen=True, kw_only=True):
+    """The API process knows what the worker that is being started reads now: see ReadsAdapter."""
+
+
 class Shutdown(Message, frozen=True, kw_only=True):
     """End now, in good order. Draining is over by then: the API process does it."""
 
 
-ToWorker: TypeAlias = Submit | Encode | ChangeAdapters | Abort | ResetPrefixCache | Shutdown
+ToWorker: TypeAlias = Submit | Encode | ChangeAdapters | Abort | ResetPrefixCache | Heard | Shutdown
 
 
 # --- from the worker ------------------------------------------------------------------------------------------
@@ -97,7 +101,10 @@ class Phase(Message, frozen=True, kw_only=True):
 
 
 class ReadsAdapter(Message, frozen=True, kw_only=True):
-    """The worker begins to read an adapter that the one before it had; "": it reads no more of them."""
+    """The worker begins to read an adapter that the one before it had; "": it reads no more of them.
+
+    It waits for Heard before it does: reading may end the process, and with it messages that are on their way.
+    """
 
     name: str
 

@@ -16,6 +16,7 @@ from maxserve.core.runtime.lifeline import encode_start
 from maxserve.core.runtime.messages import (
     Failed,
     FromWorker,
+    Heard,
     Hello,
     Outputs,
     Phase,
@@ -188,6 +189,7 @@ class Supervisor:
                     self._greet(worker, message)
                 case ReadsAdapter(name=name):
                     self._client.adapters.reads_again(name)
+                    worker.channel.send(Heard())
                 case Ready(info=info):
                     worker.ready = True
                     self._client.attach(worker.channel, info.max_batch_size, info.adapters)

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from maxserve.core.config import Settings
@@ -36,6 +37,7 @@ from maxserve.core.runtime.messages import (
     ChangeAdapters,
     Encode,
     Failed,
+    Heard,
     Hello,
     Outputs,
     Phase,
@@ -226,7 +228,7 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     engine = _engine(start, settings, host, files, reporter)
     settle_heap()  # nor do collections among steps look through it
     gc.enable()
-    info = with_changes(engine, start.changes, lambda name: channel.send(ReadsAdapter(name=name)))
+    info = with_changes(engine, start.changes, partial(_reads, channel))
     channel.send(Ready(info=info))
     engine.serve_grammars(channel.wake)
     try:
@@ -255,6 +257,13 @@ def with_changes(
     reads("")
     adapters = dict(engine.adapters)
     return replace(engine.info, adapters=tuple(adapters), adapter_sources=adapters)
+
+
+def _reads(channel: WorkerChannel, name: str) -> None:
+    """Returns once the API process knows that the adapter `name` is read now; nothing else is sent before Ready."""
+    channel.send(ReadsAdapter(name=name))
+    while not any(isinstance(message, Heard) for message in channel.receive(timeout=None)):
+        pass
 
 
 def _change_now(engine: ServedEngine, change: AdapterChange) -> RequestError | None:

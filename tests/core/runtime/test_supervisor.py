@@ -15,7 +15,7 @@ import pytest
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import EngineError, PluginError, RequestError, UsageError, WorkerDied
 from maxserve.core.interfaces.executor import Endpoints, WorkerLauncher
-from maxserve.core.interfaces.request import Request, SamplingParams
+from maxserve.core.interfaces.request import AdapterChange, Request, SamplingParams
 from maxserve.core.runtime import supervisor as module
 from maxserve.core.runtime.client import WorkerClient
 from maxserve.core.runtime.executors import executor_context
@@ -190,6 +190,24 @@ def test_worker_that_dies_while_it_loads_is_tried_three_times(house: Callable[..
         async with running(it) as supervised:
             with pytest.raises(EngineError, match="exit status 7; that is 3 times"):
                 await supervised
+
+    play(scene)
+
+
+def test_an_adapter_that_ends_workers_at_once_is_known_for_it(house: Callable[..., House]) -> None:
+    """However soon they die: two die of each, more than in a row without a reason, and the third serves."""
+
+    async def scene() -> None:
+        it = house("build_with_deadly_adapters")
+        for name in ("one", "two"):
+            change = AdapterChange(id=name, action="load", name=name, source=f"/{name}")
+            it.client.adapters.made(it.client.adapters.begin(change), change)
+            it.client.adapters.answered(name)
+        async with running(it):
+            await it.heard("ready")
+            assert sum(line.startswith("death") for line in it.said) == 4
+            assert set(it.client.adapters.left_out) == {"one", "two"}
+            assert await it.ask("a") == [0, 1, 2]
 
     play(scene)
 

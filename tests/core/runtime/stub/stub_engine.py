@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.engine import ModelInfo
 from maxserve.core.interfaces.errors import ModelError, RequestError
 from maxserve.core.interfaces.observer import StepStats
-from maxserve.core.interfaces.request import Output, Request
+from maxserve.core.interfaces.request import AdapterChange, Output, Request
 from maxserve.core.loading.tasks import OwnContext
 
 SLOW = 1  # first prompt tokens that make an engine behave in a certain way
@@ -104,6 +104,19 @@ class CountingEngine:
         pass
 
 
+class DeadlyAdaptersEngine(CountingEngine):
+    """Dies at once of any adapter it is to load."""
+
+    adapters: Mapping[str, str] = {}
+
+    def change_adapter(self, change: AdapterChange) -> None:
+        if change.action == "load":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def rejected_changes(self) -> Sequence[tuple[str, RequestError]]:
+        return ()
+
+
 def build(context: OwnContext) -> CountingEngine:
     context.progress.phase("counting")
     context.progress.advance(0.5)
@@ -115,6 +128,10 @@ def build_changing(context: OwnContext) -> CountingEngine:
     engine = CountingEngine()
     engine.info = replace(engine.info, max_length=os.getpid())
     return engine
+
+
+def build_with_deadly_adapters(context: OwnContext) -> DeadlyAdaptersEngine:
+    return DeadlyAdaptersEngine()
 
 
 def build_unfit(context: OwnContext) -> CountingEngine:
