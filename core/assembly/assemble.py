@@ -80,6 +80,7 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
     """An engine that is ready to serve: weights loaded, memory planned and taken, one request run to warm up."""
     _check_empty_batches(settings, host, files)
     loader = ModelLoader(settings, host, files, progress)
+    _check_overlap(settings, loader.device)
     target = Target(
         settings=settings,
         host=host,
@@ -110,6 +111,15 @@ def _check_empty_batches(settings: Settings, host: Host, files: ModelFiles) -> N
                 f"--execute-empty-batches: architecture {architecture.name!r} does not say that it can run a step "
                 "without requests (supports_empty_batches); leave the option out"
             )
+
+
+def _check_overlap(settings: Settings, device: torch.device) -> None:
+    method = settings.speculative.speculative_method
+    if settings.scheduling.enable_overlap_scheduler and method is not None and device.type == "cpu":
+        raise SettingsError(
+            f"--speculative-method {method} goes without --enable-overlap-scheduler on a CPU, whose cores plan and "
+            "draft beside the model; leave one of them out"
+        )
 
 
 def _cache_dtype(loader: ModelLoader, files: ModelFiles) -> torch.dtype:

@@ -100,15 +100,12 @@ def check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
 
 
 def _check_speculation(settings: Settings) -> None:
-    name, scheduling = settings.speculative.speculative_method, settings.scheduling
-    if name is None:
-        return
-    for chosen, flag in (
-        (scheduling.enable_overlap_scheduler, "--enable-overlap-scheduler, which plans steps before tokens are known"),
-        (scheduling.max_num_steps > 1, "--max-num-steps above 1, which plans several steps at once"),
-    ):
-        if chosen:
-            raise SettingsError(f"--speculative-method {name} goes without {flag}; leave one of them out")
+    name = settings.speculative.speculative_method
+    if name is not None and settings.scheduling.max_num_steps > 1:
+        raise SettingsError(
+            f"--speculative-method {name} goes without --max-num-steps above 1, which plans several steps at once; "
+            "leave one of them out"
+        )
 
 
 def _check_cache(settings: Settings) -> None:

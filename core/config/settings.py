@@ -351,7 +351,8 @@ class SchedulingSettings(Section):
         Option(used_by="generation"),
         Field(
             description="Plan and launch the next step before this one's tokens are known. Made for GPUs; on a CPU "
-            "the model runs in a thread beside the planning. Not with several --max-num-steps."
+            "the model runs in a thread beside the planning. With --speculative-method, which asks for a GPU then, "
+            "steps that drafts may follow are waited for. Not with several --max-num-steps."
         ),
     ] = False
     execute_empty_batches: Annotated[

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.engine.step import Step
     from maxserve.core.interfaces.cache import Cache
-    from maxserve.core.interfaces.inputs import StepInputs
-    from maxserve.core.interfaces.runner import ModelOutput
     from maxserve.core.interfaces.speculator import Drafter, DraftLengths
 
 log = logging.getLogger("maxserve.engine")
 
-LEARNED = 4  # steps of a drafter that rests, one of which says what steps take
+LEARNED = 4  # steps after which there is nothing to draft, one of which says what steps take
+LEARNED_AHEAD = 8  # the same where the next step waits for the tokens of that one
+QUIET = 2  # steps in a row without drafts after which the next are taken to have none
 PROBS_TOLERANCE = 1e-2  # of the sum of a distribution that a drafter gives: half precision rounds
 
 
@@ -95,57 +95,87 @@ class Drafting:
         self._foreseeing = lengths if isinstance(lengths, ForeseesDrafts) else None
         self._complaint: str | None = None
         self._any_forced = False  # drafts so far
-        self._slept = 0  # steps of a drafter that rests
+        self._slept = 0  # steps after which there was nothing to draft
+        self._quiet = 0  # calls in a row in which no drafts were wanted
 
-    def propose(
-        self,
-        in_flight: InFlightStep,
-        pipeline: Pipeline,
-        builder: InputsBuilder,
-        inputs: StepInputs,
-        output: ModelOutput,
-        seconds: float,
-    ) -> None:
+    def sleeps(self, in_flight: InFlightStep) -> bool:
+        """Whether there is nothing to draft after a step, and so no `propose`.
+
+        What such steps take is learned of one of some.
+        """
+        return self._nothing_follows(in_flight) and self._rests(in_flight) and self._count_sleep(LEARNED)
+
+    def sleeps_ahead(self, in_flight: InFlightStep) -> bool:
+        """The same before its tokens are known; `end` is called instead of `propose`."""
+        quiet = not self._follows and self._quiet >= QUIET and not in_flight.prompt_tokens
+        return (
+            self._nothing_follows(in_flight) and (quiet or self._rests(in_flight)) and self._count_sleep(LEARNED_AHEAD)
+        )
+
+    def propose(self, in_flight: InFlightStep, pipeline: Pipeline, builder: InputsBuilder, seconds: float) -> None:
         """Has drafts proposed for the next step of those who have drawn and live on; the last one took `seconds`."""
-        if self._sleeps(in_flight):
-            return
         begun = time.perf_counter()
         step, lengths = in_flight.step, self._lengths
         most: NDArray[np.int64] | int | None = self.most
-        run = None if lengths is None else self._run(in_flight, len(inputs.input_ids), seconds)
+        run = None if lengths is None else self._run(in_flight, seconds)
         if lengths is not None and run is not None:
             most = self._chosen(lengths, run)
         if step.drafts is not None:
             for sequence in step.sequences:
                 sequence.forget_drafts()
         forced = self._forced(in_flight)
-        alive = step.ledger.alive[step.slots]
-        if not self._rests(in_flight) and (most is not None or self._follows or not alive.all()):
-            wanted = np.zeros(step.size, dtype=np.int64) if most is None else self._wanted(in_flight, most)
+        wanted = np.zeros(step.size, dtype=np.int64)
+        if not self._rests(in_flight) and (
+            most is not None or self._follows or not step.ledger.alive[step.slots].all()
+        ):
+            if most is not None:
+                wanted = self._wanted(in_flight, most)
+            any_wanted = bool(wanted.any())
             caught_up: list[float] = []  # seconds
             draw = DraftDraw(pipeline, step.sequences, wanted, self._vocab_size)
-            any_wanted = bool(wanted.any())
-            found = self._ask(
-                DraftStep(
-                    inputs=inputs,
-                    output=output,
-                    sequences=step.sequences,
-                    kept=np.where(alive, in_flight.stops - step.starts, 0),
-                    wanted=wanted,
-                    passes=partial(builder.build_pass, step),
-                    draw=draw,
-                    greedy=pipeline.untouched(step.sequences) & (wanted > 0) if any_wanted else wanted > 0,
-                    caught_up=caught_up.append,
-                    foreseen=self._foresees(in_flight, any_wanted),
-                )
-            )
+            asked = self._draft_step(in_flight, pipeline, builder, wanted, draw, caught_up.append)
+            found = self._ask(asked)
             draw.close()
             proposed = self._enter(step, wanted, found, draw) if any_wanted else wanted
             if lengths is not None and run is not None and self._is_price(run, wanted):
                 seconds = time.perf_counter() - begun - sum(caught_up)
                 self._tell(lengths, run, step.slots, wanted, proposed, seconds)
+        self._quiet = 0 if wanted.any() else self._quiet + 1
         for sequence, tokens in forced:
             _put_first(sequence, tokens)
+
+    def end(self, in_flight: InFlightStep, pipeline: Pipeline, builder: InputsBuilder) -> None:
+        """Says which sequences are over after a step of which nothing was asked, to a drafter that is to hear of it."""
+        step = in_flight.step
+        if not self._follows and not step.ledger.alive[step.slots].all():
+            wanted = np.zeros(step.size, dtype=np.int64)
+            draw = DraftDraw(pipeline, step.sequences, wanted, self._vocab_size)
+            self._ask(self._draft_step(in_flight, pipeline, builder, wanted, draw))
+
+    def _draft_step(
+        self,
+        in_flight: InFlightStep,
+        pipeline: Pipeline,
+        builder: InputsBuilder,
+        wanted: NDArray[np.int64],
+        draw: DraftDraw,
+        caught_up: Callable[[float], object] = lambda seconds: None,
+    ) -> DraftStep:
+        step, any_wanted = in_flight.step, bool(wanted.any())
+        assert in_flight.inputs is not None, "it was computed"
+        assert in_flight.output is not None, "it was computed"
+        return DraftStep(
+            inputs=in_flight.inputs,
+            output=in_flight.output,
+            sequences=step.sequences,
+            kept=np.where(step.ledger.alive[step.slots], in_flight.stops - step.starts, 0),
+            wanted=wanted,
+            passes=partial(builder.build_pass, step),
+            draw=draw,
+            greedy=pipeline.untouched(step.sequences) & (wanted > 0) if any_wanted else wanted > 0,
+            caught_up=caught_up,
+            foreseen=self._foresees(in_flight, any_wanted),
+        )
 
     def _chosen(self, lengths: DraftLengths, run: DraftedStep) -> NDArray[np.int64] | None:
         """The most drafts for each that drew; none where what decides them fails."""
@@ -162,12 +192,13 @@ class Drafting:
         """Whether the drafter says that it need not see the step."""
         return self._resting is not None and not in_flight.prompt_tokens and self._resting.rests
 
-    def _sleeps(self, in_flight: InFlightStep) -> bool:
-        """Whether there is nothing to draft; what such steps take is learned of one of some."""
-        step = in_flight.step
-        if step.drafts is not None or not self._rests(in_flight) or step.ledger.needs_check[in_flight.slots].any():
-            return False
-        self._slept = (self._slept + 1) % LEARNED
+    def _nothing_follows(self, in_flight: InFlightStep) -> bool:
+        """Whether neither drafts that were verified nor a grammar have a say in the next step."""
+        needs_check = in_flight.step.ledger.needs_check
+        return in_flight.step.drafts is None and not needs_check[in_flight.slots].any()
+
+    def _count_sleep(self, learned: int) -> bool:
+        self._slept = (self._slept + 1) % learned
         return self._slept != 0
 
     def _foresees(self, in_flight: InFlightStep, any_wanted: bool) -> bool:
@@ -190,10 +221,11 @@ class Drafting:
         """Whether the drafter's time says what drafts cost, or following: that of prompts and of ends is neither."""
         return not run.prompts and (self._follows or bool(wanted.any()))
 
-    def _run(self, in_flight: InFlightStep, rows: int, seconds: float) -> DraftedStep:
+    def _run(self, in_flight: InFlightStep, seconds: float) -> DraftedStep:
         """What is to be known of a step, of which drafts that had to stand say nothing."""
+        step = in_flight.step
         run = DraftedStep(
-            rows=rows,
+            rows=int((step.stops - step.starts).sum()),
             seconds=seconds,
             prompts=in_flight.prompt_tokens > 0,
             sequences=in_flight.drawing,

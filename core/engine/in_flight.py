@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.engine.step import Step
+    from maxserve.core.interfaces.inputs import StepInputs
     from maxserve.core.interfaces.request import TokenLogprob
+    from maxserve.core.interfaces.runner import ModelOutput
 
 
 class InFlightStep:
@@ -35,9 +37,11 @@ class InFlightStep:
         "drawing",
         "error",
         "faults",
+        "inputs",
         "lengths",
         "logprobs",
         "number",
+        "output",
         "owners",
         "prompt_tokens",
         "prompts",
@@ -60,6 +64,8 @@ class InFlightStep:
         self.logprobs: Mapping[int, TokenLogprob] = {}  # of some tokens, by their index, for who wants them
         self.prompts = PromptScores.of(step)
         self.prompt_tokens = step.prompt_tokens
+        self.inputs: StepInputs | None = None
+        self.output: ModelOutput | None = None  # once it was computed, and did not fail
         self.error: Exception | None = None
         self.faults: Mapping[Sequence, str] = {}  # why one of those who draw has failed, though the step has not
         self.stops: NDArray[np.int64] = step.stops if step.drafts is None else step.stops - step.drafts

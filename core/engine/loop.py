@@ -55,8 +55,11 @@ class Engine:
         self._queues = Queues()
         self._free_rows = list(reversed(range(parts.limits.rows)))
         self._counters = Counters()
-        queue = parts.device_queue
-        self._overlap = Overlap(queue, parts.builder, parts.runner, parts.pipeline) if queue else None
+        self._overlap: Overlap | None = None
+        if parts.device_queue:
+            self._overlap = Overlap(
+                parts.device_queue, parts.builder, parts.runner, parts.pipeline, keeps=parts.drafting is not None
+            )
         self._in_flight: InFlightStep | None = None  # launched, its tokens not known yet; only ever with overlap
         self._latest: Step | None = None
         self._launched = self._completed = 0  # numbers of steps
@@ -242,6 +245,7 @@ class Engine:
             self._mark_launched(in_flight)
             runner, pipeline = self._parts.runner, self._parts.pipeline
             output = runner.run(inputs)
+            in_flight.inputs, in_flight.output = inputs, output
             if in_flight.prompts is not None:
                 in_flight.prompts.look(output.hidden, runner.logits)
             if output.logits is not None:
@@ -251,34 +255,53 @@ class Engine:
             in_flight.error = error
             return self._complete(in_flight)
         outputs = self._complete(in_flight)
-        if self._drafting is not None:
-            self._drafting.propose(
-                in_flight, pipeline, self._parts.builder, inputs, output, time.perf_counter() - begun
-            )
+        if self._drafting is not None and not self._drafting.sleeps(in_flight):
+            self._drafting.propose(in_flight, pipeline, self._parts.builder, time.perf_counter() - begun)
             seconds = time.perf_counter() - begun  # who decodes waits for the drafter, too
         self._learn(in_flight, seconds)
         return outputs
 
     def _step_ahead(self, overlap: Overlap) -> list[Output]:
-        """The next plan is launched before the step in flight completes: outputs come one call later."""
+        """The next plan is launched before the step in flight completes: outputs come one call later.
+
+        Unless drafts may follow that step: the next is launched when they are known.
+        """
         completing = self._in_flight
         if completing is not None and completing.error is None:
             try:
                 overlap.draw(completing)
             except Exception as error:
                 completing.error = error
+        outputs: list[Output] = []
+        if completing is not None and self._drafting is not None and not self._drafting.sleeps_ahead(completing):
+            outputs, self._in_flight = self._finish(overlap, completing, asks=True), None
+        before, begun = self._in_flight, time.perf_counter()
         plan, _ = self._plan()
-        self._in_flight = self._launch(overlap, plan.entries, completing) if plan.entries else None
-        if completing is None:
-            if self._in_flight is None:
-                self._run_empty()
-            return []
+        self._in_flight = self._launch(overlap, plan.entries, before, begun) if plan.entries else None
+        if before is not None:
+            outputs = self._finish(overlap, before)
+        elif completing is None and self._in_flight is None:
+            self._run_empty()
+        return outputs
+
+    def _finish(self, overlap: Overlap, in_flight: InFlightStep, *, asks: bool = False) -> list[Output]:
+        """Completes a step that was launched; `asks` for drafts then."""
         try:
-            overlap.finish(completing)
-            self._learn(completing, overlap.seconds)
+            overlap.finish(in_flight)
         except Exception as error:
-            completing.error = completing.error or error
-        return self._complete(completing)
+            in_flight.error = in_flight.error or error
+        outputs = self._complete(in_flight)
+        if in_flight.error is not None:
+            return outputs
+        begun = time.perf_counter()
+        if self._drafting is not None:
+            pipeline, builder = self._parts.pipeline, self._parts.builder
+            if asks:
+                self._drafting.propose(in_flight, pipeline, builder, overlap.seconds)
+            else:
+                self._drafting.end(in_flight, pipeline, builder)
+        self._learn(in_flight, overlap.seconds + time.perf_counter() - begun)
+        return outputs
 
     def _learn(self, in_flight: InFlightStep, seconds: float) -> None:
         """Notes what the step took."""
@@ -286,11 +309,13 @@ class Engine:
         if cost.wants(in_flight.number, draws=len(step.draws) > 0, decodes=step.decodes):
             cost.learn(Work.of(step.starts, step.stops), seconds)
 
-    def _launch(self, overlap: Overlap, entries: Mapping[Sequence, int], before: InFlightStep | None) -> InFlightStep:
+    def _launch(
+        self, overlap: Overlap, entries: Mapping[Sequence, int], before: InFlightStep | None, begun: float
+    ) -> InFlightStep:
         in_flight = self._new_step(entries)
         try:
             self._maybe_fail()
-            overlap.launch(in_flight, before)
+            overlap.launch(in_flight, before, begun)
         except Exception as error:
             in_flight.error = error
         self._mark_launched(in_flight)

@@ -5,6 +5,9 @@
 
 Whatever the device does for a step is work that is put on a device queue, which does it in order. Sampling is prepared
 when all tokens before are known to the host, so that penalties and the like are exact.
+
+Where drafts may follow a step, the next is planned when its tokens and the drafts are known: the device waits for
+that, but not for what becomes of the outputs.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.logprobs import PromptScores, Scores
     from maxserve.core.engine.sequence import Sequence
     from maxserve.core.interfaces.inputs import StepInputs
-    from maxserve.core.interfaces.runner import Runner
+    from maxserve.core.interfaces.runner import ModelOutput, Runner
 
 T = TypeVar("T")
 
@@ -87,11 +90,14 @@ def _nothing() -> None:
 class DeviceWork:
     """What the device queue has of one step in flight."""
 
-    __slots__ = ("begun", "draw", "drawn", "host", "logits", "ready", "scores")
+    __slots__ = ("begun", "draw", "drawn", "host", "inputs", "logits", "output", "ready", "scores")
 
-    def __init__(self, logits: Future[torch.Tensor | None]) -> None:
-        self.begun = time.perf_counter()
-        self.logits = logits
+    logits: Future[torch.Tensor | None]
+
+    def __init__(self, begun: float, inputs: StepInputs) -> None:
+        self.begun = begun
+        self.inputs = inputs
+        self.output: ModelOutput | None = None  # once there are logits, for who drafts
         self.drawn: Future[torch.Tensor] | None = None
         self.draw: Draw | None = None
         self.scores: Scores | None = None  # the wanted logprobs, likewise
@@ -100,10 +106,22 @@ class DeviceWork:
 
 
 class Overlap:
-    """Runs steps on a device queue; at most one is in flight when the next is launched. One thread owns it."""
+    """Runs steps on a device queue; at most one is in flight when the next is launched. One thread owns it.
 
-    def __init__(self, device_queue: DeviceQueue, builder: InputsBuilder, runner: Runner, pipeline: Pipeline) -> None:
+    `keeps` says whether what the model gave of a step beside logits is wanted when that is finished.
+    """
+
+    def __init__(
+        self,
+        device_queue: DeviceQueue,
+        builder: InputsBuilder,
+        runner: Runner,
+        pipeline: Pipeline,
+        *,
+        keeps: bool = False,
+    ) -> None:
         self.device_queue = device_queue
+        self._keeps = keeps
         self._builder = builder
         self._runner = runner
         self._pipeline = pipeline
@@ -111,17 +129,21 @@ class Overlap:
         self._finished = 0.0  # when the last one was, and what it took
         self._seconds = 0.0
 
-    def launch(self, in_flight: InFlightStep, before: InFlightStep | None) -> None:
-        """Puts the forward pass on the device queue, before it counts as launched. `before` is the step in flight."""
+    def launch(self, in_flight: InFlightStep, before: InFlightStep | None, begun: float) -> None:
+        """Puts the forward pass on the device queue, before it counts as launched.
+
+        `before` is the step in flight, if there is one; `begun` is when the planning of this one was.
+        """
         inputs, unknown = self._builder.build(in_flight.step), Unknown(in_flight.step)
-        work = self._in_flight.get(before.number) if before is not None else None
-        logits = self.device_queue.put(lambda: self._forward(inputs, unknown, work, in_flight.prompts))
-        self._in_flight[in_flight.number] = DeviceWork(logits)
+        last = self._in_flight.get(before.number) if before is not None else None
+        work = DeviceWork(begun, inputs)
+        work.logits = self.device_queue.put(lambda: self._forward(work, unknown, last, in_flight.prompts))
+        self._in_flight[in_flight.number] = work
 
     def draw(self, in_flight: InFlightStep) -> None:
-        """Prepares the draw from what is known now, and puts it on the device queue."""
+        """Prepares the draw from what is known now, and puts it on the device queue; `finish` verifies drafts."""
         work = self._in_flight.get(in_flight.number)
-        if work is None or not in_flight.drawing:
+        if work is None or not in_flight.drawing or in_flight.step.drafts is not None:
             return
         draw = self._pipeline.prepare(in_flight.drawing)
         work.draw = draw
@@ -132,23 +154,29 @@ class Overlap:
         work = self._in_flight.pop(in_flight.number, None)
         if work is None:
             return
-        work.logits.result()
-        if work.drawn is None:
-            return
-        work.drawn.result()
+        logits = work.logits.result()
+        if in_flight.step.drafts is not None:
+            assert logits is not None, "drafts were to be verified, but the model gave no logits"
+            self._pipeline.decide(logits, in_flight)
+        elif work.drawn is not None:
+            self._read(in_flight, work, work.drawn)
+        in_flight.inputs, in_flight.output = work.inputs, work.output
+        now = time.perf_counter()
+        self._seconds, self._finished = now - max(work.begun, self._finished), now
+
+    def _read(self, in_flight: InFlightStep, work: DeviceWork, drawn: Future[torch.Tensor]) -> None:
+        drawn.result()
         if work.ready is not None:
             work.ready.synchronize()
         assert work.host is not None
         assert work.draw is not None
-        now = time.perf_counter()
-        self._seconds, self._finished = now - max(work.begun, self._finished), now
         in_flight.logprobs = work.draw.read(work.scores)
         in_flight.tokens = work.host.tolist()
         in_flight.fail(work.draw.faults() | self._observe(in_flight))
 
     @property
     def seconds(self) -> float:
-        """What the step that was finished last, and drew, took by itself."""
+        """What the step that was finished last took by itself."""
         return self._seconds
 
     def _observe(self, in_flight: InFlightStep) -> dict[Sequence, str]:
@@ -157,13 +185,15 @@ class Overlap:
         return self._pipeline.observe([s for s, _ in heard], [t for _, t in heard])
 
     def _forward(
-        self, inputs: StepInputs, unknown: Unknown, before: DeviceWork | None, prompts: PromptScores | None
+        self, work: DeviceWork, unknown: Unknown, before: DeviceWork | None, prompts: PromptScores | None
     ) -> torch.Tensor | None:
         if before is not None and before.drawn is not None and before.drawn.exception() is None:
-            unknown.put(before.drawn.result(), inputs.input_ids)
-        output = self._runner.run(inputs)
+            unknown.put(before.drawn.result(), work.inputs.input_ids)
+        output = self._runner.run(work.inputs)
         if prompts is not None:
             prompts.look(output.hidden, self._runner.logits)
+        if self._keeps:
+            work.output = output
         return output.logits
 
 

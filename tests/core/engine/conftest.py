@@ -22,7 +22,7 @@ from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
-from maxserve.core.engine.overlap import ThreadQueue
+from maxserve.core.engine.overlap import DeviceQueue, ThreadQueue
 from maxserve.core.engine.parts import Parts
 from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer
 from maxserve.core.interfaces.engine import ModelInfo
@@ -143,7 +143,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         model: Any = None,
         failure_percent: float = 0.0,
         steps: int = 1,
-        overlap: bool = False,
+        overlap: bool | type[DeviceQueue] = False,
         empty: bool = False,
         stages: Sequence[Stage] = (),
         groups: tuple[CacheGroup, ...] = (),
@@ -226,7 +226,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 read_params=reader,
                 grammars=GrammarManager() if grammars is None else grammars,
                 max_steps=steps,
-                device_queue=ThreadQueue() if overlap else None,
+                device_queue=(ThreadQueue if overlap is True else overlap)() if overlap else None,
                 cost=WorkCost() if mixed_step is None else KnownCost(),
                 drafting=drafter and drafting_of(drafter, draft_tokens, vocab),
                 empty_steps=empty,
