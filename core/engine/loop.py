@@ -161,6 +161,12 @@ class Engine:
         """Forgets unused prefixes; returns the pages freed."""
         return self._cache.reset()
 
+    def give_back(self) -> None:
+        """Gives memory that the cache has no use for back to the system, while nothing runs."""
+        give_back = getattr(self._cache, "give_back", None)  # optional, see Cache
+        if give_back is not None:
+            give_back()
+
     def reset_counters(self) -> None:
         """Starts counting anew, after a warm-up that no client asked for."""
         self._counters = Counters()

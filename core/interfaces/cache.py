@@ -105,10 +105,11 @@ class Cache(Protocol):
     """Keeps keys and values in pages, and shares the pages of equal prefixes.
 
     The engine calls: open, then reserve → (model writes) → commit each step, with a truncate where drafts were
-    rejected, then close. Tokens are int64 arrays. Two methods are optional. `tag(row, user, pinned)` follows
+    rejected, then close. Tokens are int64 arrays. Three methods are optional. `tag(row, user, pinned)` follows
     `open` and says whose request the row is, and whether the request asks that its prefix be kept: what an eviction
     policy may look at. `pending(tokens, salt, found)` gives how many leading tokens `open` would find, of which `found`
-    are there, once rows that are open now have committed theirs: a request may wait for them.
+    are there, once rows that are open now have committed theirs: a request may wait for them. `give_back()`, called
+    while nothing runs, gives the memory of free pages back to the system; they read as zeros afterwards.
     """
 
     block_tables: NDArray[np.int32]  # [rows, pages per row]; entries beyond what is reserved are undefined

@@ -31,6 +31,7 @@ __all__ = [
     "LoadsModels",
     "ModelInfo",
     "ServedEngine",
+    "GivesBack",
     "ServesAdapters",
     "EMBEDDINGS",
     "SCORING",
@@ -263,6 +264,15 @@ class ServesAdapters(Protocol):
 
     def rejected_changes(self) -> Sequence[tuple[str, RequestError]]:
         """The ids of those that were begun and cannot be made, and why, since this was last asked for."""
+        ...
+
+
+@runtime_checkable
+class GivesBack(Protocol):
+    """A ServedEngine that holds memory which it has no use for while nothing runs."""
+
+    def give_back(self) -> None:
+        """Gives it back to the system; called a moment after the last step."""
         ...
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from maxserve.core.config import Settings
 from maxserve.core.config.components import asked_task, check_for_task, with_required
-from maxserve.core.interfaces.engine import ServesAdapters
+from maxserve.core.interfaces.engine import GivesBack, ServesAdapters
 from maxserve.core.interfaces.errors import RequestError, UsageError, cause
 from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
 from maxserve.core.loading.resolve import resolve_model
@@ -108,6 +108,8 @@ class Loop:
                 return
             busy = self._engine.busy
             if self._resting and not heard:
+                if isinstance(self._engine, GivesBack):
+                    self._engine.give_back()
                 give_back()  # the arrays of long prompts leave holes that make a tenth of a small model
                 self._worked = False
             self._worked |= busy

@@ -14,7 +14,7 @@ from maxserve.interfaces.errors import SettingsError
 from maxserve.plugins.cache.paged.host import HostTier
 from maxserve.plugins.cache.paged.pending import PendingPrefixes
 from maxserve.plugins.cache.paged.pool import PagePool
-from maxserve.plugins.cache.paged.storage import allocate
+from maxserve.plugins.cache.paged.storage import allocate, give_pages_back
 from maxserve.plugins.cache.paged.tree import Entry, Owner, PrefixTree
 from maxserve.plugins.cache.policies import LeastRecentlyUsed
 from maxserve.plugins.cache.settings import PagedSettings
@@ -188,6 +188,10 @@ class PagedCache:
         if self._host is not None:
             self._host.reset()
         return self._evict(self._tree.unused)
+
+    def give_back(self) -> None:
+        """Gives the memory of free pages back to the system."""
+        give_pages_back(self.layers, self._pool.runs())
 
     def check(self) -> None:
         """Recounts pages, tables, users and the eviction order; raises AssertionError naming what is wrong."""

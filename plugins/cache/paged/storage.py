@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from maxserve.interfaces.cache import BuiltCacheFormat
 
 ALIGNMENT = 64  # bytes; what vector instructions like best
+_MADV_DONTNEED = 4  # Linux': memory of a process's own reads as zeros afterwards
 
 
 def allocate(context: CacheContext) -> list[KVLayer]:
@@ -70,3 +75,21 @@ def untouched(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)  # torch.zeros would write to all of it at once
     skip = -memory.ctypes.data % ALIGNMENT
     return torch.from_numpy(memory[skip : skip + size]).view(dtype).view(shape)
+
+
+def give_pages_back(layers: Sequence[KVLayer], runs: Iterable[tuple[int, int]]) -> None:
+    """Gives memory of the CPU back to the system: that of pages, by the first and the last of each run of them.
+
+    They are zeros afterwards, and take memory when they are next used. What shares a page of memory with others stays.
+    """
+    if sys.platform != "linux":
+        return
+    parts = {part.data_ptr(): part for layer in layers for part in layer.parts if part.device.type == "cpu"}
+    system = ctypes.CDLL(None, use_errno=True)
+    for first, last in runs if parts else ():
+        for start, part in parts.items():
+            size = part[0].numel() * part.itemsize
+            low = -(-(start + first * size) // mmap.PAGESIZE) * mmap.PAGESIZE
+            high = (start + (last + 1) * size) // mmap.PAGESIZE * mmap.PAGESIZE
+            if low < high and system.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _MADV_DONTNEED):
+                return  # it has nothing against it but in memory of other kinds, such as locked memory

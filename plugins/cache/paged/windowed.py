@@ -12,7 +12,7 @@ from maxserve.interfaces.cache import CacheContext, CacheSizes, KVLayer, NodeOrd
 from maxserve.plugins.cache.paged.cache import LONG_RUN, TOKEN, chosen_policy
 from maxserve.plugins.cache.paged.pending import PendingPrefixes
 from maxserve.plugins.cache.paged.pool import PagePool
-from maxserve.plugins.cache.paged.storage import allocate
+from maxserve.plugins.cache.paged.storage import allocate, give_pages_back
 from maxserve.plugins.cache.paged.tree import Owner
 from maxserve.plugins.cache.paged.window_tree import Entry, Reach, WindowTree, reaches
 
@@ -182,6 +182,10 @@ class WindowedCache:
         unused = self._tree.unused
         self._pool.give(self._tree.evict(unused))
         return unused
+
+    def give_back(self) -> None:
+        """Gives the memory of free pages back to the system."""
+        give_pages_back(self.layers, self._pool.runs())
 
     def check(self) -> None:
         """Recounts pages, tables, users and the eviction order; raises AssertionError naming what is wrong."""

@@ -107,6 +107,21 @@ def test_memory_goes_back_when_work_has_rested(
     assert times == given
 
 
+def test_an_engine_gives_back_what_it_holds_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Holding(Engine):
+        def step(self) -> list[Any]:
+            self.busy, self.pause = False, None
+            return []
+
+        def give_back(self) -> None:
+            given.append("engine")
+
+    given = list[str]()
+    monkeypatch.setattr(worker, "give_back", lambda: given.append("heap"))
+    Loop(Holding(empty_steps=False, pause=0.0), Channel([], [], [])).run()  # type: ignore[arg-type]
+    assert given == ["engine", "heap"]
+
+
 def test_an_exception_while_a_request_is_admitted_ends_that_request(caplog: pytest.LogCaptureFixture) -> None:
     class Admitting(Engine):
         def add(self, request: Request) -> None:

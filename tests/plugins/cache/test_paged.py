@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheStrategy, Node, NodeOrder
+from maxserve.core.interfaces.cache import CacheContext, CacheGroup, CacheLayer, CacheStrategy, Node, NodeOrder
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.plugins.cache.paged import LeastFrequentlyUsed, PagedCache, paged_cache
 from maxserve.plugins.cache.paged.groups import cache_groups
@@ -321,3 +323,42 @@ def test_prefixes_nobody_uses_touch_no_fresh_pages_but_rows_may_have_all(make: M
         assert cache.reserve(row, 1024)  # 256 pages beside the 48 of those that run
     assert cache.sizes().owned == 4 * 12 + 4 * 64
     cache.check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where memory goes back when it is asked to")
+@pytest.mark.parametrize("windows", [False, True])
+def test_memory_of_free_pages_goes_back(windows: bool) -> None:
+    """And is zeros; what rows hold and what is cached stays as it is."""
+    layer, page = CacheLayer(kv_heads=2, head_dim=64), 8  # 4 KiB of keys in a page
+    groups = (CacheGroup(layers=(0,)), CacheGroup(layers=(1,), window=64)) if windows else ()
+    cache = paged_cache(
+        CacheContext(
+            layers=(layer, layer),
+            groups=groups,
+            pages=4096,
+            page_size=page,
+            rows=2,
+            max_length=8192,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        )
+    )
+    short, long = prompt(0, 32), prompt(1, 8000)
+    for row, tokens in enumerate((short, long)):
+        cache.open(row, tokens, str(row))
+        assert cache.reserve(row, len(tokens))
+    parts = {part.data_ptr(): part for each in cache.layers for part in each.parts}.values()
+    held = cache.block_tables[0, :4].tolist()
+    for part in parts:
+        part.fill_(0.0)  # takes its memory
+        part[held] = 1.0
+    full = psutil.Process().memory_info().rss
+    cache.commit(0, short)
+    cache.close(0)
+    cache.close(1)
+    cache.give_back()
+    cache.check()
+    size = sum(part.nbytes for part in parts)
+    assert psutil.Process().memory_info().rss < full - 0.9 * size
+    assert all((part[held] == 1.0).all() and part.sum() == part[held].sum() for part in parts)
+    assert cache.open(0, np.append(short, 1), "0") == 32
