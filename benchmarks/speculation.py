@@ -82,7 +82,8 @@ def compare_speed(model: str | None, methods: list[str], count: int, rounds: int
     took: dict[str, list[float]] = {name: [] for name in models}
     texts: dict[str, list[str]] = {}
     for round in range(rounds + 1):  # the first one is not counted
-        for name, llm in models.items():
+        turn = list(models.items())
+        for name, llm in turn[round % len(turn) :] + turn[: round % len(turn)]:  # none is always the first one
             seconds, texts[name] = timed(llm, prompts, params)
             if round:
                 took[name].append(seconds)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 PATIENCE = 3  # empty plans in a row, with work waiting, before the oldest sequence is run without the policy
+LONGEST_BETWEEN = 0.002  # seconds from one step to the next that are taken for work on outputs and plans
 LONGEST_PAUSE = 60.0  # seconds; a policy that wants to wait longer is asked again meanwhile
 
 
@@ -62,6 +63,7 @@ class Engine:
             )
         self._in_flight: InFlightStep | None = None  # launched, its tokens not known yet; only ever with overlap
         self._latest: Step | None = None
+        self._ended: float | None = None  # when the last step was done, if there was work for the next
         self._launched = self._completed = 0  # numbers of steps
         self._failed: list[Output] = []  # of requests that could not be planned in this step
         self._leaving: list[Sequence] = []  # over, but part of a step in flight
@@ -244,6 +246,7 @@ class Engine:
 
     def _run_step(self, entries: Mapping[Sequence, int]) -> list[Output]:
         begun = time.perf_counter()
+        between = 0.0 if self._ended is None else min(begun - self._ended, LONGEST_BETWEEN)
         in_flight = self._new_step(entries)
         try:
             self._maybe_fail()
@@ -262,9 +265,11 @@ class Engine:
             return self._complete(in_flight)
         outputs = self._complete(in_flight)
         if self._drafting is not None and not self._drafting.sleeps(in_flight):
-            self._drafting.propose(in_flight, pipeline, self._parts.builder, time.perf_counter() - begun)
+            whole = between + time.perf_counter() - begun  # what more tokens a step make fewer of
+            self._drafting.propose(in_flight, pipeline, self._parts.builder, whole)
             seconds = time.perf_counter() - begun  # who decodes waits for the drafter, too
         self._learn(in_flight, seconds)
+        self._ended = time.perf_counter() if self._working else None
         return outputs
 
     def _step_ahead(self, overlap: Overlap) -> list[Output]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SIZES = sorted({round(2 ** (i / 2)) for i in range(33)})  # rows of which the time is known; between them it is a line
 FIRST = 4  # times of a kind of which the shortest counts: machines are busy elsewhere, too
 FAR = 1.5  # how many times longer than before, or shorter, a time is believed to be at once
+SURE = 0.5  # weight of a time that is that much shorter than before
 LOAD, SHAPE = 0.1, 0.02  # weight of a time, in how fast the machine is and in what rows cost beside each other
 
 LEAST = 0.05  # part of the time of asking that is taken for more than following, at least: times are not exact
@@ -43,11 +44,15 @@ KNOWN = 32.0  # drafts, or asks, of a sequence that are remembered
 KNOWN_OF_ALL = 256.0
 FADING = 0.95  # part of what is known of a sequence that is kept at a decision for no drafts: texts change
 SELDOM = 0.05  # a sequence for which the drafter proposes something more seldom than this is not asked for
-FEW = 8  # sequences of which it is always found out whether drafts are worth it: that costs little, and may gain much
+FEW = 8  # sequences of which it is always found out whether drafts are worth it, where to follow them costs little
+LITTLE = 0.05  # part of a step without drafts
 GAIN = 1.05  # what drafts must promise where there are none: times are not exact
 PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
 MANY = 0.25  # part of the sequences that are new when a decision for no drafts is made again before it is over
 TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
+DEEP = (
+    2  # of so many trials, one has as many drafts as promise most: what they cost may have been measured amid a start
+)
 TRIALS = 0.01  # part of the time that trials may take
 GIVEN_BACK = 0.5  # part of what a trial gains that may be taken for others: where drafts stand, more is worth knowing
 PLAIN = 64  # most steps with drafts after which one has none
@@ -70,7 +75,8 @@ class Lately:
         if self._count <= FIRST:
             self.seconds = seconds if self._count == 1 else min(seconds, self.seconds)
         else:
-            self.seconds += LOAD * (min(seconds, 2 * self.seconds) - self.seconds)
+            weight = LOAD if seconds * FAR > self.seconds else SURE  # what was in the way of the others is gone
+            self.seconds += weight * (min(seconds, 2 * self.seconds) - self.seconds)
 
 
 class CostByRows:
@@ -90,6 +96,11 @@ class CostByRows:
     def any(self) -> bool:
         """Whether there was a step at all."""
         return any(self._counts)
+
+    @property
+    def speed(self) -> float:
+        """How many times as long as others steps take just now."""
+        return self._speed
 
     @property
     def known(self) -> bool:
@@ -245,6 +256,7 @@ class AdaptiveLengths:
         self._trials: dict[int, int] = {}  # by sequences: the first trials, which need no time to be left for them
         self._missed = 0.0  # seconds that a trial would have taken when there were not as many for it
         self._tried = 0.0  # seconds that the trial which runs is taken to cost
+        self._promising = 0  # most drafts of a sequence that a decision found best, worth it or not
         self._deeper = False  # the step after one without drafts has more than are known to be worth it
         self._before: DraftedStep | None = None
 
@@ -305,7 +317,8 @@ class AdaptiveLengths:
         following = self._seconds_of_following(np.array([step.rows], dtype=np.float64)).item()
         asked = wanted > 0
         asking = self._asking.setdefault(SIZES[_nearest(int(asked.sum()))], {})
-        asking.setdefault(int(wanted.max()), Lately()).add(max(seconds - following, LEAST * seconds))
+        beyond = max(seconds - following, LEAST * seconds)
+        asking.setdefault(int(wanted.max()), Lately()).add(beyond)
         self._record.add(
             slots[asked],
             Record.PROPOSED,
@@ -313,6 +326,16 @@ class AdaptiveLengths:
             Record.ASKED,
             np.ones_like(slots[asked]),
         )
+
+    def _slowness(self, step: DraftedStep) -> float:
+        """How many times as long as others this step took, by its rows: what came right after it took so, too."""
+        if not self._cost.any or not step.seconds:
+            return 1.0
+        rows = np.array([float(len(step.slots)), float(step.rows)])
+        expected = self._cost.seconds(rows)[1]
+        if step.tried is not None:
+            expected *= self._drafted.ratios(len(step.slots), rows)[1]
+        return float(self._cost.speed * step.seconds / expected)
 
     def choose(self, step: DraftedStep) -> Ints | None:
         self._learn(step)
@@ -339,13 +362,17 @@ class AdaptiveLengths:
         return depths
 
     def foresees(self, sequences: int) -> bool:
-        if sequences <= FEW or self._measuring or not self._cost.any:
+        if self._measuring or not self._cost.any or (sequences <= FEW and self._follows_for_little(sequences)):
             return True
         asked, found = self._foreseen.get(_nearest(sequences), (0, False))
         if asked % FEW == 0:
             found = self._foresee(sequences)
         self._foreseen[_nearest(sequences)] = (asked + 1, found)
         return found
+
+    def _follows_for_little(self, sequences: int) -> bool:
+        rows = np.array([sequences], dtype=np.float64)
+        return bool(self._seconds_of_following(rows) <= LITTLE * self._cost.seconds(rows))
 
     def _foresee(self, sequences: int) -> bool:
         record, alike = self._record.of_all, np.ones(sequences)
@@ -365,17 +392,20 @@ class AdaptiveLengths:
         """Drafts are tried where there are none, when there is time for it."""
         if depths is not None and depths.any():
             return depths
-        trial = min(TRIAL, self._most) if sequences == 1 else 1
         size = _nearest(sequences)
-        if self._trials.get(size, 0) < FIRST:
-            self._trials[size] = self._trials.get(size, 0) + 1
+        tried = self._trials.get(size, 0)
+        trial = min(TRIAL, self._most) if sequences == 1 else 1
+        if tried % DEEP:
+            trial = max(trial, self._promising)
+        if tried < FIRST:
+            self._trials[size] = tried + 1
             return np.full(sequences, trial, dtype=np.int64)
-        if self._allowed < max(TAKES * self._latest, self._missed):
+        if self._allowed < max(TAKES * self._latest, min(self._missed, self._latest)):
             return depths
-        alone, tried = self._seconds_of_steps(np.array([1.0, 1.0 + trial]) * sequences).tolist()
+        alone, drafted = self._seconds_of_steps(np.array([1.0, 1.0 + trial]) * sequences).tolist()
         proposed = float(self._record.of_all[Record.PROPOSED] / self._record.of_all[Record.ASKED])
         takes = max(
-            proposed * (tried - alone) + self._seconds_of_asking(sequences, np.array([trial])).item(), TAKES * alone
+            proposed * (drafted - alone) + self._seconds_of_asking(sequences, np.array([trial])).item(), TAKES * alone
         )
         if self._allowed < min(takes, self._latest):
             self._missed = min(takes, self._latest)
@@ -383,6 +413,7 @@ class AdaptiveLengths:
         self._missed = 0.0
         self._allowed -= takes
         self._tried = takes
+        self._trials[size] = tried + 1
         return np.full(sequences, trial, dtype=np.int64)
 
     def _seconds_of_steps(self, rows: Floats) -> Floats:
@@ -404,7 +435,8 @@ class AdaptiveLengths:
         near = SIZES[_nearest(sequences)]
         known = self._asking[min(self._asking, key=lambda size: abs(size - near))]
         counts = sorted(known)
-        seconds = np.maximum.accumulate([known[count].seconds for count in counts])
+        seconds = np.minimum.accumulate([known[count].seconds for count in reversed(counts)])[::-1]
+        seconds = np.minimum.accumulate(seconds / counts) * counts
         found = np.interp(passes, [0, *counts], [seconds[0] / 2, *seconds])
         return np.where(passes > 0, found, 0.0)
 
@@ -436,6 +468,7 @@ class AdaptiveLengths:
         times = self._seconds_of_steps(rows)
         speed = (sequences + gains) / (times[1:] + asking[passes])
         best = int(speed.argmax())
+        self._promising = int(passes[best])
         chosen = np.zeros(stands.size, dtype=np.int64)
         if speed[best] > gain * sequences / times[0]:
             chosen[order[: best + 1]] = 1

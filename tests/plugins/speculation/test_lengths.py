@@ -19,7 +19,8 @@ class Simulated:
 
     The drafter takes `per_pass` for each draft and `asking` for each call, and proposes something with a probability of
     `proposed`. Steps with drafts take `host` times as long as others of as many rows. `measured` are the rows of the
-    steps at the start. On a `busy` machine all seem to take up to three times as long, for tens of steps each time.
+    steps at the start. On a `busy` machine all seem to take up to three times as long, for tens of steps each time. The
+    first `cold` calls of the drafter seem to take four times as long.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Simulated:
         host: float = 1.0,
         measured: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),
         busy: bool = False,
+        cold: int = 0,
         seed: int = 0,
     ) -> None:
         self.shares = shares
+        self.cold = cold
         context: Any = SimpleNamespace(draft_tokens=MOST)
         self.lengths = AdaptiveLengths(context)
         self.sequences: list[Any] = [SimpleNamespace(id=str(i)) for i in range(len(shares))]
@@ -83,7 +86,8 @@ class Simulated:
             self.asked += 1
             self.drafts = np.where(self.random.random(len(wanted)) < self.proposed, wanted, 0)
             passes = self.asking + self.per_pass * int(wanted.max())
-            self.lengths.learn_drafter(run, self.slots, wanted, self.drafts, passes * self.factor)
+            cold = 4.0 if self.asked <= self.cold else 1.0
+            self.lengths.learn_drafter(run, self.slots, wanted, self.drafts, passes * self.factor * cold)
             took += passes
         self.seconds += took
         self.tokens += len(self.shares) + int(stood.sum())
@@ -143,6 +147,20 @@ def test_work_on_the_host_is_a_cost_of_drafts_alone(share: float, host: float) -
 @pytest.mark.parametrize("seed", range(4))
 def test_a_machine_that_is_busy_elsewhere_has_the_same_drafts(seed: int) -> None:
     assert Simulated([0.6] * 8, base=1.0, slope=0.03, busy=True, seed=seed).speed() > 1.35
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize(("sequences", "per_pass", "gain", "cold"), [(1, 0.3, 1.2, 5), (8, 0.2, 1.25, 8)])
+def test_a_drafter_whose_first_calls_took_long_is_asked_again(
+    sequences: int, per_pass: float, gain: float, cold: int, busy: bool
+) -> None:
+    """Also after the machine was slow when a trial was put off: trials are not put off for ever."""
+    costs = {"base": 0.8, "slope": 0.045, "per_pass": per_pass, "asking": per_pass + 0.1 * (sequences == 1)}
+    for seed in range(3):
+        simulated = Simulated([0.87] * sequences, cold=cold, busy=busy, seed=seed, **costs)
+        simulated.speed(1000)
+        simulated.seconds, simulated.tokens = 0.0, 0
+        assert simulated.speed(1000) > 0.9 * gain
 
 
 def test_a_start_that_was_slow_is_no_excuse_for_drafts() -> None:
@@ -293,6 +311,8 @@ def test_what_begins_beside_many_has_drafts_to_expect_where_they_pay() -> None:
     dear.speed()
     assert not dear.lengths.foresees(32)
     assert dear.lengths.foresees(1), "beside few it is always found out"
+    dear.lengths.learn_drafter(dear.run(None, None, 1), dear.slots[:1], np.zeros(1), np.zeros(1), 0.1)
+    assert not dear.lengths.foresees(1), "unless following takes a tenth of a step"
     with dear.lengths.measuring():
         assert dear.lengths.foresees(32), "what following costs is measured, too"
 
