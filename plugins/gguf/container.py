@@ -1,6 +1,7 @@
 """GGUF files: metadata and the places of tensors, as docs/gguf.md of the ggml project describes them.
 
-Nothing in a file is believed: every length is compared with what is left of the file before it is used.
+Nothing in a file is believed: every length is compared with what is left of the file before it is used, and texts and
+lists are made only when they are asked for, as they take several times the bytes.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -36,8 +37,9 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 _MOST_DIMENSIONS = 4
 _MOST_ALIGNMENT = 1 << 20
-_LONGEST_NAME = 200  # ggml has 64 for tensors; keys are not much longer
+_LONGEST_NAME = 200  # in bytes; ggml has 64 for tensors; keys are not much longer
 _DEPTH = 4  # of arrays in arrays
+_MOST_VALUES = 1 << 24  # of an array; vocabularies have a million
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,40 @@ class TensorPlace:
     def row_bytes(self) -> int:
         """Bytes of a row along the last axis."""
         return self.shape[-1] // self.type.values * self.type.size
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """A text or an array whose lengths are right, as it is in the file."""
+
+    kind: int
+    content: bytes
+
+    def value(self) -> Any:
+        reader = _Reader("", self.content)
+        return reader.text() if self.kind == _STRING else reader.values()
+
+
+class Metadata(Mapping[str, Any]):
+    """What a file says, by key. Arrays become lists, and bytes texts, when they are asked for."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values[key]
+        if isinstance(value, _Unread):
+            value = self._values[key] = value.value()
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +125,7 @@ def _damaged(path: str, what: str) -> ModelError:
 class _Reader:
     """Reads from the start of a file on."""
 
-    def __init__(self, path: str, data: mmap.mmap) -> None:
+    def __init__(self, path: str, data: mmap.mmap | bytes) -> None:
         self._path, self._data, self._at = path, data, 0
 
     def container(self) -> Container:
@@ -101,12 +137,13 @@ class _Reader:
             what = "big-endian" if swapped in _VERSIONS else f"of version {version}"
             raise ModelError(f"{self._path} is a GGUF file that is {what}; convert it anew to version 3, little-endian")
         tensors, entries = self._count(24), self._count(13)
-        metadata = {}
+        said: dict[str, Any] = {}
         for _ in range(entries):
             key = self._name()
-            if key in metadata:
+            if key in said:
                 raise _damaged(self._path, f"{key} is there twice")
-            metadata[key] = self._value(int(self._scalar("<I")), _DEPTH)
+            said[key] = self._value(int(self._scalar("<I")))
+        metadata = Metadata(said)
         return Container(path=self._path, metadata=metadata, tensors=self._tensors(tensors, metadata))
 
     def _tensors(self, count: int, metadata: Mapping[str, Any]) -> dict[str, TensorPlace]:
@@ -149,22 +186,43 @@ class _Reader:
             )
         return TensorPlace(type=type, shape=shape, offset=offset, size=size)
 
-    def _value(self, kind: int, depth: int) -> Any:
-        if kind in _SCALARS:
-            return self._scalar(_SCALARS[kind])
-        if kind == _STRING:
-            return self._string()
-        if kind != _ARRAY or depth == 0:
-            raise _damaged(self._path, f"a value of type {kind} at byte {self._at}")
+    def values(self) -> list[Any]:
+        """Those of an array, in which arrays are lists, too."""
         inner = int(self._scalar("<I"))
         if inner in _SCALARS:
-            return self._scalars(_SCALARS[inner])
-        count = self._count(8)
-        return [self._value(inner, depth - 1) for _ in range(count)]
+            count, format = int(self._scalar("<Q")), _SCALARS[inner]
+            return list(struct.unpack(f"<{count}{format[1]}", self._bytes(count * struct.calcsize(format))))
+        count = int(self._scalar("<Q"))
+        return [self.text() if inner == _STRING else self.values() for _ in range(count)]
 
-    def _scalars(self, format: str) -> list[Any]:
-        count = self._count(struct.calcsize(format))
-        return list(struct.unpack(f"<{count}{format[1]}", self._bytes(count * struct.calcsize(format))))
+    def _value(self, kind: int) -> Any:
+        if kind in _SCALARS:
+            return self._scalar(_SCALARS[kind])
+        start = self._at
+        self._pass(kind, _DEPTH)
+        return _Unread(kind, self._data[start : self._at])
+
+    def _pass(self, kind: int, depth: int) -> None:
+        """Goes behind a value, nothing of which is kept; raises where its lengths are wrong."""
+        if kind in _SCALARS:
+            self._skip(struct.calcsize(_SCALARS[kind]))
+        elif kind == _STRING:
+            self._skip(self._count(1))
+        elif kind != _ARRAY or depth == 0:
+            raise _damaged(self._path, f"a value of type {kind} at byte {self._at}")
+        else:
+            self._pass_array(int(self._scalar("<I")), depth)
+
+    def _pass_array(self, inner: int, depth: int) -> None:
+        at, size = self._at, struct.calcsize(_SCALARS[inner]) if inner in _SCALARS else 0
+        count = self._count(size or 8)
+        if count > _MOST_VALUES:
+            raise _damaged(self._path, f"an array of {count} values at byte {at}")
+        if size:
+            self._skip(count * size)
+            return
+        for _ in range(count):
+            self._pass(inner, depth - 1)
 
     def _scalar(self, format: str) -> Any:
         (value,) = struct.unpack(format, self._bytes(struct.calcsize(format)))
@@ -179,17 +237,23 @@ class _Reader:
 
     def _name(self) -> str:
         """A key or the name of a tensor: what messages may show."""
-        at, name = self._at, self._string()
-        if len(name) > _LONGEST_NAME or not name.isprintable():
+        at, length = self._at, self._count(1)
+        name = self._text_of(length) if length <= _LONGEST_NAME else ""
+        if not name.isprintable() or length > _LONGEST_NAME:
             raise _damaged(self._path, f"no name at byte {at}")
         return name
 
-    def _string(self) -> str:
-        length = self._count(1)
+    def text(self) -> str:
+        return self._text_of(self._count(1))
+
+    def _text_of(self, length: int) -> str:
         return self._bytes(length).decode("utf-8", errors="replace")
 
     def _bytes(self, count: int) -> bytes:
+        self._skip(count)
+        return self._data[self._at - count : self._at]
+
+    def _skip(self, count: int) -> None:
         if count > len(self._data) - self._at:
             raise _damaged(self._path, f"it ends at byte {len(self._data)}")
         self._at += count
-        return self._data[self._at - count : self._at]

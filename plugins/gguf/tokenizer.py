@@ -76,7 +76,7 @@ def _templates(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Chat templates by name; the main one is "default"."""
     key = "tokenizer.chat_template"
     found = {"default": metadata[key]} if isinstance(metadata.get(key), str) else {}
-    others = {name.removeprefix(key + "."): text for name, text in metadata.items() if name.startswith(key + ".")}
+    others = {name.removeprefix(key + "."): metadata[name] for name in metadata if name.startswith(key + ".")}
     return found | {name: text for name, text in others.items() if found and isinstance(text, str)}
 
 

@@ -116,6 +116,38 @@ def test_a_cut_file_says_what_is_missing(tiny: Path) -> None:
         Gguf().open(str(tiny), {})
 
 
+@pytest.mark.parametrize("what", ["name", "text", "words", "numbers"])
+def test_a_length_that_takes_in_the_whole_file_costs_no_memory(what: str, tmp_path: Path) -> None:
+    """Texts and lists take several times the bytes: none are made of a file that turns out to be damaged."""
+    path, size = tmp_path / "model.gguf", 1 << 21
+    key = struct.pack("<Q", 1) + b"a"
+    starts = {
+        "name": struct.pack("<Q", size),
+        "text": key + struct.pack("<IQ", 8, size),
+        "words": key + struct.pack("<IIQ", 9, 8, size // 8),
+        "numbers": key + struct.pack("<IIQ", 9, 0, size),
+    }
+    filled = {"name": b"a" * size, "text": b"\xff" * size, "words": bytes(size), "numbers": b"\xff" * size}
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + starts[what] + filled[what] + b"\xff" * 100)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError, match="is damaged"):
+            read_container(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * size
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_of_more_values_than_any_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    count = (1 << 24) + 1
+    with path.open("wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<IIQ", 9, 8, count))
+        file.truncate(1 << 28)
+    with pytest.raises(ModelError, match=rf"an array of {count} values at byte 41"):
+        read_container(str(path))
+
+
 def everything(path: Path) -> None:
     """What a start reads of a file."""
     format = Gguf()
