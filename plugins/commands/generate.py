@@ -174,7 +174,13 @@ def run(settings: Settings, host: Host, asked: Mapping[str, Any]) -> None:
 
 
 def user_prompt(llm: LLM, text: str, images: Sequence[str]) -> Rendered:
-    """Images and text as the one message of a user, in the words of the model's template."""
+    """Images and text as the one message of a user, in the words of the model's template; a model without one, which is
+    for no chats, continues the text."""
+    if llm.template is None and not images:
+        from maxserve.plugins.api.common.rendering import Rendered
+
+        click.echo("The model has no chat template: it continues the prompt as it is.", err=True)
+        return Rendered(tokens=tuple(llm.tokenizer.encode(text, add_special_tokens=True)))
     shown = [{"type": "image_url", "image_url": {"url": url}} for url in images]
     content = [*shown, {"type": "text", "text": text}] if shown else text
     return llm.render([{"role": "user", "content": content}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ class FakeLLM:
     def __init__(self, *, settings: Any, host: Any) -> None:
         self.settings = settings
         self.info = SimpleNamespace(name="fake", task="text_generation")
+        self.template: object | None = object()
 
     def render(self, messages: list[dict[str, Any]]) -> Any:
         assert [message["role"] for message in messages] == ["user"]
@@ -159,6 +162,20 @@ def test_with_a_real_model(max_cli: Any, model_folder: Callable[..., Path]) -> N
     assert "Output size: 5\n" in first.out
     assert "n/a" not in first.out
     assert max_cli("generate", "--prompt", "the quick brown", *words).out.split("\n")[0] == first.out.split("\n")[0]
+
+
+def test_a_model_without_a_template_continues_the_prompt(
+    max_cli: Any, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder(), tmp_path / "base")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["chat_template"]
+    path.write_text(json.dumps(config))
+    ran = max_cli("generate", "--model", str(folder), "--max-new-tokens", "3", "the world")
+    assert ran.status == 0
+    assert "no chat template: it continues the prompt as it is" in ran.err
+    assert "Output size: 3" in ran.out
 
 
 def test_a_prompt_may_stand_without_its_option(max_cli: Any, asked: Any) -> None:
