@@ -44,7 +44,7 @@ from maxserve.core.interfaces.runner import RunnerContext
 from maxserve.core.interfaces.sampler import SamplerContext
 from maxserve.core.interfaces.scheduler import Limits, SchedulerContext
 from maxserve.core.loading.kernels import Chooser
-from maxserve.core.loading.model_loader import ModelLoader, held_encoding
+from maxserve.core.loading.model_loader import ModelLoader
 from maxserve.core.loading.tasks import OwnContext
 from maxserve.core.registry.contracts import built_part
 from maxserve.core.registry.sources import BUILT_IN
@@ -166,7 +166,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     if groups and needs.layers:  # passes of a drafter go back to tokens that windows have passed
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
-    held = held_encoding(target.host, files, loader.computation)
+    held = loader.held_encoding
     context = MemoryContext(
         sections=target.sections,
         settings=target.settings,

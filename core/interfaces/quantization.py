@@ -23,6 +23,7 @@ __all__ = [
     "HasCodes",
     "LeavesOut",
     "NamesEncoding",
+    "NamesEncodings",
     "PlainCheckpoint",
     "QuantizationContext",
     "QuantizationFormat",
@@ -97,6 +98,15 @@ class NamesEncoding(Protocol):
     """A BuiltQuantizationFormat that says what `--quantization-encoding` calls the weights: q4_k, for example."""
 
     encoding: str
+
+
+@runtime_checkable
+class NamesEncodings(NamesEncoding, Protocol):
+    """A NamesEncoding whose checkpoints may hold weights in several encodings, whatever they are called themselves."""
+
+    def encoding_of(self, tensors: Mapping[str, TensorInfo]) -> str:
+        """That of the weight with these tensors by role."""
+        ...
 
 
 @runtime_checkable

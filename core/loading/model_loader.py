@@ -13,14 +13,20 @@ from maxserve.core.interfaces.architecture import LOAD
 from maxserve.core.interfaces.engine import EngineContext, EngineOptions
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.interfaces.linear import SupportsCodes
-from maxserve.core.interfaces.quantization import HasCodes, NamesEncoding
+from maxserve.core.interfaces.quantization import HasCodes
 from maxserve.core.interfaces.tokenizer import TokenizerContext
 from maxserve.core.loading.architecture import read_spec, read_weight_map, rotary_changes
 from maxserve.core.loading.build import bound_positions, build_module, prepare, weight_bytes
 from maxserve.core.loading.device import DTYPES, choose_device
 from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
 from maxserve.core.loading.location import ModelFolder
-from maxserve.core.loading.quantization import codes_size, quantization_of, rounding_of
+from maxserve.core.loading.quantization import (
+    codes_size,
+    encoding_sizes,
+    quantization_of,
+    rounding_of,
+    shares_text,
+)
 from maxserve.core.loading.resolve import resolve_checkpoint, resolve_model
 from maxserve.core.loading.storage import LinearStorage
 from maxserve.core.loading.tasks import GENERATION, OwnContext, engine_for
@@ -147,9 +153,26 @@ class ModelLoader:
     def computation(self) -> Computation:
         """The types of weights and sums, and what multiplies."""
         found = self.chooser.computation(self._files.encoding, explicit=self._files.explicit_encoding)
-        held = held_encoding(self._host, self._files, found)
-        log.info("projections are held in %s and computed in %s", held, str(found.compute).removeprefix("torch."))
+        held, compute = self._held_encoding(found), str(found.compute).removeprefix("torch.")
+        log.info("projections are held in %s and computed in %s", held, compute)
         return found
+
+    @cached_property
+    def held_encoding(self) -> str:
+        """What the weights of projections are held in: the codes of a quantized checkpoint or of rounded weights, where
+        the linear method takes them, else a type of numbers."""
+        return self._held_encoding(self.computation)
+
+    def _held_encoding(self, computation: Computation) -> str:
+        plain = str(computation.storage_dtype(self._files.encoding)).removeprefix("torch.")
+        if not isinstance(computation.linear_method, SupportsCodes):
+            return plain
+        quantization = quantization_of(self._host, self._files.config, self._files.ref)
+        if quantization is None or not isinstance(quantization.format, HasCodes):
+            return self._files.rounding or plain
+        files = self.weight_files()
+        with open_files(files) as read:
+            return shares_text(encoding_sizes({file.path: file.tensors for file in files}, quantization, read)) or plain
 
     @property
     def compute(self) -> torch.dtype:
@@ -285,15 +308,3 @@ class ModelLoader:
     def compile_layers(self, module: torch.nn.Module, attention: Attention) -> None:
         if self._model.use_subgraphs:
             self.chooser.compile_layers(module, attention, self.compute)
-
-
-def held_encoding(host: Host, files: ModelFiles, computation: Computation) -> str:
-    """What the weights of projections are held in: the codes of a quantized checkpoint or of rounded weights, where the
-    linear method takes them, else a type of numbers."""
-    plain = str(computation.storage_dtype(files.encoding)).removeprefix("torch.")
-    if not isinstance(computation.linear_method, SupportsCodes):
-        return plain
-    quantization = quantization_of(host, files.config, files.ref)
-    if quantization is None or not isinstance(quantization.format, HasCodes):
-        return files.rounding or plain
-    return quantization.format.encoding if isinstance(quantization.format, NamesEncoding) else quantization.name

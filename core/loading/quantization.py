@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -12,6 +13,8 @@ from maxserve.core.interfaces.errors import ModelError, PluginError
 from maxserve.core.interfaces.quantization import (
     BuiltQuantizationFormat,
     HasCodes,
+    NamesEncoding,
+    NamesEncodings,
     QuantizationContext,
     QuantizationFormat,
     ReadsContents,
@@ -233,6 +236,29 @@ def codes_size(
             count = prod(stored.shape)
             values, size = values + count, size + held_size(format, {r: p.info for r, p in stored.parts.items()}, count)
     return values, size
+
+
+def encoding_sizes(
+    headers: Mapping[str, Mapping[str, TensorInfo]], quantization: Checkpoint, read: ReadsFile | None = None
+) -> Counter[str]:
+    """The encodings that quantized weights of a checkpoint are in, with the bytes of each."""
+    format = quantization.format
+    named = format.encoding if isinstance(format, NamesEncoding) else quantization.name
+    sizes: Counter[str] = Counter()
+    for stored in stored_weights(headers, format, read):
+        if stored.parts:
+            infos = {role: part.info for role, part in stored.parts.items()}
+            sizes[format.encoding_of(infos) if isinstance(format, NamesEncodings) else named] += stored.size
+    return sizes
+
+
+def shares_text(sizes: Counter[str]) -> str:
+    """What most is in, and how much of it where there are several: "q8_0 (73%), q5_0 (18%) and q4_k (9%)"."""
+    total = sizes.total() or 1
+    parts = [f"{name} ({100 * size / total:.0f}%)" for name, size in sizes.most_common()]
+    if len(parts) < 2:
+        return next(iter(sizes), "")
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def held_size(format: HasCodes, tensors: Mapping[str, TensorInfo], count: int) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class GgufQuantization:
-    """A BuiltQuantizationFormat that HasCodes, Rounds and WritesFiles."""
+    """A BuiltQuantizationFormat that NamesEncodings, HasCodes, Rounds and WritesFiles."""
 
     dtype = "BF16"
     suffix = ".gguf"
@@ -37,6 +37,9 @@ class GgufQuantization:
         if len(tensors) != 1:
             raise ModelError(f"there are {len(tensors)} tensors of that name; fetch the checkpoint again")
         return next(iter(tensors.values())).shape
+
+    def encoding_of(self, tensors: Mapping[str, TensorInfo]) -> str:
+        return next(iter(tensors)).lower()
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
         return LAYOUTS[next(iter(tensors))]

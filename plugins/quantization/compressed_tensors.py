@@ -79,7 +79,7 @@ class Scheme:
 
 
 class CompressedTensors:
-    """A BuiltQuantizationFormat that HasCodes, HasCacheFactors, ReadsContents and LeavesOut."""
+    """A BuiltQuantizationFormat that NamesEncodings, HasCodes, HasCacheFactors, ReadsContents and LeavesOut."""
 
     types: frozenset[str] = frozenset({"I64", "I32", "I8", "U8", "F8_E4M3"})
 
@@ -137,6 +137,9 @@ class CompressedTensors:
             sizes = _packed(parts, scheme)
             return sizes.outputs, sizes.inputs
         return _bytes_shape(parts, scheme)
+
+    def encoding_of(self, tensors: Mapping[str, TensorInfo]) -> str:
+        return _encoding([self._of(tensors)[0]])
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
         scheme, parts = self._of(tensors)

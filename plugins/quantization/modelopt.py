@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _FLOATS = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO")
 _NIBBLES = ("NVFP4", "W4A16_NVFP4")
 _MIXED = "MIXED_PRECISION"
+_BYTES, _HALVES = "float8_e4m3fn", "float4_e2m1fnx2"
 _BLOCKS = (128, 128)
 _ENDINGS = {"_scale": "scales", "_scale_2": "factor"}
 _INPUTS = ".input_scale"  # what inputs were divided by, where they were rounded, too
@@ -32,7 +33,7 @@ _SMOOTHED = ".pre_quant_scale"
 
 
 class Modelopt:
-    """A BuiltQuantizationFormat that HasCodes, HasCacheFactors and LeavesOut."""
+    """A BuiltQuantizationFormat that NamesEncodings, HasCodes, HasCacheFactors and LeavesOut."""
 
     types = frozenset({"U8", "F8_E4M3"})
 
@@ -48,7 +49,7 @@ class Modelopt:
         if algorithm not in (*_FLOATS, *_NIBBLES, _MIXED):
             listed = ", ".join((*_FLOATS, *_NIBBLES))
             raise ModelError(f"'quant_algo' is {algorithm!r:.60}; what is read of Model Optimizer is {listed}")
-        self.encoding = "float8_e4m3fn" if algorithm in _FLOATS else "float4_e2m1fnx2"
+        self.encoding = _BYTES if algorithm in _FLOATS else _HALVES
         self._blocks = _BLOCKS if algorithm in ("FP8_PB_WO", _MIXED) else None
 
     def part(self, tensor: str, dtype: str) -> tuple[str, str] | None:
@@ -79,6 +80,9 @@ class Modelopt:
                 "without it, in NVFP4 or FP8 for example"
             )
         return nvfp4_shape(tensors) if "factor" in tensors else scaled_shape(_floats(tensors), self._blocks)
+
+    def encoding_of(self, tensors: Mapping[str, TensorInfo]) -> str:
+        return _HALVES if "factor" in tensors else _BYTES
 
     def layout(self, tensors: Mapping[str, TensorInfo]) -> CodesLayout:
         return LAYOUT if "factor" in tensors else scaled_layout(tensors, self._blocks)
