@@ -237,11 +237,11 @@ def _gemma_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**_window_metadata(config), **{key: float(config[key]) for key in caps if config.get(key)}}
 
 
-def _query_scale(keys: Keys, layers_of_27b: int) -> float:
+def _query_scale(keys: Keys, layers_of_27b: int) -> int:
     """The 27B models, which are known by their number of layers, take the width of a head before it is projected."""
     if keys.number("block_count") == layers_of_27b:
-        return float(keys.number("embedding_length") / keys.number("attention.head_count"))
-    return float(keys.head_dim)
+        return int(keys.number("embedding_length") // keys.number("attention.head_count"))
+    return int(keys.head_dim)
 
 
 def _granite(keys: Keys) -> dict[str, Any]:
