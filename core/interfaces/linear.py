@@ -26,6 +26,7 @@ __all__ = [
     "SupportsCodes",
     "SupportsEmbedding",
     "SupportsExperts",
+    "SupportsPlainRows",
     "SupportsRounding",
 ]
 
@@ -150,6 +151,15 @@ class CodesLinear(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsPlainRows(Protocol):
+    """A CodesLinear that takes some of its rows as they are: parts of a fused weight that a checkpoint leaves plain."""
+
+    def load_rows(self, rows: torch.Tensor, first: int) -> None:
+        """Takes rows `first` … as a PackedLinear does."""
+        ...
+
+
 class CodesExperts(Protocol):
     """The weights [experts, outputs, inputs] of one projection of a mixture of experts as codes."""
 
@@ -167,7 +177,7 @@ class SupportsCodes(Protocol):
     """A BuiltLinearMethod that multiplies by codes as they are, without a copy of the weight in more bits.
 
     `layouts` are those of all codes that will be loaded, in the order of rows; None has their values loaded as those of
-    other weights.
+    other weights. Some rows of a weight may be no codes, where what `create_codes` gives SupportsPlainRows.
     """
 
     def create_codes(self, outputs: int, inputs: int, layouts: Sequence[CodesLayout]) -> CodesLinear | None:

@@ -1,14 +1,15 @@
 """Weights that stay codes: packed into panels in their own bits, with the numbers of their groups as compact as they
 came.
 
-A weight is a list of segments, each with its own form (forms.py): the parts of fused projections may differ.
+A weight is a list of segments, each with its own form (forms.py): the parts of fused projections may differ. Those that
+a checkpoint has not quantized are segments, too, whose values lie in panels (panels.py).
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.cpu.forms import Form, Stored, by_bytes, by_floats
 from maxserve.plugins.cpu.library import Library, rows
 from maxserve.plugins.cpu.memory import weight_memory
+from maxserve.plugins.cpu.panels import Panels
 
 __all__ = ["CodePanels", "CodeRows", "ExpertCodePanels", "takes"]
 
@@ -45,7 +47,7 @@ class _Segment(ctypes.Structure):
         ("order", ctypes.c_void_p),
         ("lookup", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("form", "first", "rows", "inputs", "group", "block")),
-        *((name, ctypes.c_int64) for name in ("rounds", "planes", "base")),
+        *((name, ctypes.c_int64) for name in ("rounds", "planes", "base", "weights")),
         ("unit", ctypes.c_double),
         *((name, _Numbers) for name in ("scales", "offsets", "zeros", "block_scales", "block_offsets")),
     )
@@ -170,6 +172,22 @@ class _Part:
         return _Numbers(self._keep(placed), _KINDS[compact.dtype], many)
 
 
+class _PlainPart:
+    """Some rows that are no codes, and their C structure."""
+
+    __slots__ = ("_panels", "segment")
+
+    def __init__(self, panels: Panels, count: int, inputs: int, first: int) -> None:
+        self._panels = panels
+        self.segment = _Segment(
+            codes=panels.address, form=Form.PLAIN, first=first, rows=count, inputs=inputs, weights=panels.kind
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return self._panels.nbytes
+
+
 class _Parts:
     """The segments of one weight in the order of rows, and the C structure that has them."""
 
@@ -177,15 +195,25 @@ class _Parts:
 
     def __init__(self, library: Library, outputs: int, how: CodeRows) -> None:
         self._library, self._outputs, self._how = library, outputs, how
-        self._parts: list[_Part] = []
+        self._parts: list[_Part | _PlainPart] = []
         self._segments: ctypes.Array[_Segment] = (_Segment * 0)()
 
     def load(self, codes: Codes, first: int) -> None:
         if not takes(self._library, codes.codes.shape[1], [codes.layout]):
             raise ModelError(f"codes of {codes.layout} are loaded where others were announced")
-        if first + len(codes.codes) > self._outputs:
-            raise ModelError(f"rows {first} to {first + len(codes.codes)} of codes are loaded into {self._outputs}")
-        self._parts.append(_Part(self._library, codes, first, self._how))
+        self._add(_Part(self._library, codes, first, self._how))
+
+    def load_plain(self, rows: Tensor, first: int, kind: int) -> None:
+        count, inputs = rows.shape
+        panels = Panels(self._library, count, inputs, kind)
+        panels.load_rows(rows, 0)
+        self._add(_PlainPart(panels, count, inputs, first))
+
+    def _add(self, part: _Part | _PlainPart) -> None:
+        first, end = part.segment.first, part.segment.first + part.segment.rows
+        if end > self._outputs:
+            raise ModelError(f"rows {first} to {end} of codes are loaded into {self._outputs}")
+        self._parts.append(part)
         self._parts.sort(key=lambda part: part.segment.first)
         self._segments = (_Segment * len(self._parts))(*(part.segment for part in self._parts))
 
@@ -198,13 +226,16 @@ class _Parts:
 
 
 class CodePanels:
-    """A CodesLinear [outputs, inputs]."""
+    """A CodesLinear [outputs, inputs] that SupportsPlainRows, which are stored as the `plain` kind for their type."""
 
-    __slots__ = ("_inputs", "_library", "_outputs", "_parts", "_weight", "address")
+    __slots__ = ("_inputs", "_library", "_outputs", "_parts", "_plain", "_weight", "address")
 
     kind = 3  # CODES of parts.h
 
-    def __init__(self, library: Library, outputs: int, inputs: int, how: CodeRows) -> None:
+    def __init__(
+        self, library: Library, outputs: int, inputs: int, how: CodeRows, plain: Callable[[torch.dtype], int]
+    ) -> None:
+        self._plain = plain
         self._library, self._outputs, self._inputs = library, outputs, inputs
         self._parts = _Parts(library, outputs, how)
         self._weight = self._parts.weight()
@@ -212,11 +243,18 @@ class CodePanels:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of codes, tables and numbers."""
+        """The bytes of codes, tables and numbers, and of rows that are none."""
         return self._parts.nbytes
 
     def load_codes(self, codes: Codes, first: int) -> None:
         self._parts.load(codes, first)
+        self._take()
+
+    def load_rows(self, rows: Tensor, first: int) -> None:
+        self._parts.load_plain(rows, first, self._plain(rows.dtype))
+        self._take()
+
+    def _take(self) -> None:
         made = self._parts.weight()
         self._weight.segments, self._weight.count = made.segments, made.count
 

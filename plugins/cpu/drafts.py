@@ -10,7 +10,7 @@ import torch
 
 from maxserve.loading import Embedding
 from maxserve.plugins.cpu.library import Library, rows
-from maxserve.plugins.cpu.linear import Panels
+from maxserve.plugins.cpu.panels import Panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -33,6 +33,7 @@ class Form(IntEnum):
     QUAD_FIVES = 6
     QUAD_SIXES = 7
     QUAD_BYTES = 8
+    PLAIN = 9  # no codes, but values
 
 
 @dataclass(frozen=True, slots=True)

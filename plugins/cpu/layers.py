@@ -26,7 +26,7 @@ from maxserve.plugins.cpu.attention import NativeAttention
 from maxserve.plugins.cpu.codes import CodePanels
 from maxserve.plugins.cpu.drafts import NativeDrafts
 from maxserve.plugins.cpu.library import Library, library_for, only_float32, rows
-from maxserve.plugins.cpu.linear import Panels
+from maxserve.plugins.cpu.panels import Panels
 from maxserve.plugins.cpu.tracing import Operation, Reading, UnknownError
 
 log = logging.getLogger("maxserve.native")

@@ -21,7 +21,13 @@ from torch import nn
 
 from maxserve.interfaces.architecture import WeightMap
 from maxserve.interfaces.errors import ModelError
-from maxserve.interfaces.linear import ExpertLayer, SupportsCodes, SupportsEmbedding, SupportsExperts
+from maxserve.interfaces.linear import (
+    ExpertLayer,
+    SupportsCodes,
+    SupportsEmbedding,
+    SupportsExperts,
+    SupportsPlainRows,
+)
 from maxserve.interfaces.progress import Progress
 from maxserve.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
 from maxserve.plugins.weights.rounded import RoundedExperts, RoundedLinear, may_be_rounded, rounded
@@ -124,7 +130,7 @@ def _load(
 ) -> None:
     """Takes one tensor, or all those of a quantized weight, of which it is the first."""
     try:
-        if parameters.takes_codes(read.target):
+        if read.parts and parameters.takes_codes(read.target):
             parameters.load_codes(read, parts, format)
             return
         exact = parameters.unpacks_exactly(read.target)
@@ -359,7 +365,7 @@ class _Loaded:
         for names, _ in self._parameters:
             own = by_target.get(names[0], [])
             modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
-            if quantization is not None and self._create_codes(names, storage.method, own, quantization.format):
+            if quantization is not None and self._create_codes(names, storage, own, quantization.format):
                 continue
             if storage.rounding is not None and own and self._round(names, storage, storage.rounding, own):
                 continue
@@ -425,25 +431,29 @@ class _Loaded:
     def _create_codes(
         self,
         names: Sequence[str],
-        method: BuiltLinearMethod | None,
+        storage: LinearStorage,
         reads: Sequence[Read],
         format: BuiltQuantizationFormat,
     ) -> bool:
-        """Whether the method takes the weight as codes: all of it, no part that is changed or cut."""
+        """Whether the method takes the weight as codes, but for parts that are plain: no part is changed or cut."""
+        method = storage.method
         if not isinstance(method, SupportsCodes) or not isinstance(format, HasCodes):
             return False
-        if not reads or not all(read.parts and read.alias is None and not read.changed for read in reads):
+        coded, plain = [read for read in reads if read.parts], [read for read in reads if not read.parts]
+        if not coded or any(read.alias is not None or read.changed for read in reads):
             return False
-        layouts = [format.layout({role: part.info for role, part in read.parts.items()}) for read in reads]
+        layouts = [format.layout({role: part.info for role, part in read.parts.items()}) for read in coded]
         modules = [self._module(name) for name in names]
         if len(modules) == 1 and isinstance(modules[0], ExpertLayer):
-            return self._create_expert_codes(names[0], modules[0], method, layouts, reads)
+            return not plain and self._create_expert_codes(names[0], modules[0], method, layouts, reads)
         if not all(isinstance(module, Linear | Embedding) for module in modules):
             return False
         outputs, inputs = self._shape(names[0])
         made = method.create_codes(outputs, inputs, layouts)
-        if made is None:
+        if made is None or (plain and not isinstance(made, SupportsPlainRows)):
             return False
+        if plain:
+            self._dtypes[names[0]] = storage.dtype(plain)
         self._codes[names[0]] = made
         for module in modules:
             if isinstance(module, Linear | Embedding):
@@ -511,6 +521,8 @@ class _Loaded:
             tensor = rounded(self._rounded[read.target], tensor)
         if read.alias is not None:
             self._second[read.alias] = tensor.to(device=self._device, dtype=dtype)
+        elif (codes := self._codes.get(read.target)) is not None and isinstance(codes, SupportsPlainRows):
+            codes.load_rows(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
         elif read.target in self._packed:
             self._packed[read.target].load_rows(tensor.to(device=self._device, dtype=dtype), read.offset or 0)
         elif read.target in self._experts:

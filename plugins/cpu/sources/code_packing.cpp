@@ -136,7 +136,8 @@ void ms_codes_rows(const void* weight, const int64_t* ids, long count, long inpu
 #pragma omp parallel for schedule(dynamic, 4) if (count > 4)
   for (long i = 0; i < count; i++) {
     const Segment& s = segment_of(w, ids[i]);
-    decode(s, ids[i] - s.first, out + i * inputs);
+    if (s.form == PLAIN) read_row(s.codes, (Weights)s.weights, ids[i] - s.first, inputs, out + i * inputs);
+    else decode(s, ids[i] - s.first, out + i * inputs);
   }
 }
 }

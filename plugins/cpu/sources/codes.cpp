@@ -516,7 +516,8 @@ struct Work {
 };
 
 void add(std::vector<Work>& works, const Product& p, const CodedWeight& w) {
-  for (long i = 0; i < w.count; i++) works.push_back(Work(p, w.segments[i], works.empty() ? 0 : works.back().end));
+  for (long i = 0; i < w.count; i++)
+    if (w.segments[i].form != PLAIN) works.push_back(Work(p, w.segments[i], works.empty() ? 0 : works.back().end));
 }
 
 void make_all(const std::vector<Work>& works) {
@@ -531,13 +532,21 @@ void make_all(const std::vector<Work>& works) {
   }
 }
 
+// The product with a PLAIN segment.
+Product plain(const Product& p, const Segment& s) {
+  return {p.x, p.x_step, s.codes, (Weights)s.weights, p.bias ? p.bias + s.first : nullptr, p.start ? p.start + s.first : nullptr,
+          p.start_step, p.out + s.first, p.out_step, p.m, p.inputs, (long)s.rows, p.many};
+}
+
 }  // namespace
 
 void multiply_codes(const Product& p) {
-  if (!p.m || !((const CodedWeight*)p.w)->count) return;
+  const CodedWeight& w = *(const CodedWeight*)p.w;
   std::vector<Work> works;
-  add(works, p, *(const CodedWeight*)p.w);
-  make_all(works);
+  if (p.m) add(works, p, w);
+  if (!works.empty()) make_all(works);
+  for (long i = 0; i < w.count; i++)
+    if (w.segments[i].form == PLAIN) multiply(plain(p, w.segments[i]));
 }
 
 extern "C" {

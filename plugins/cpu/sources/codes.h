@@ -15,21 +15,23 @@ struct Numbers {
 
 // How codes lie in panels. NIBBLES are by a table of 16; FIVES and SIXES count from the table's first value on; BYTES
 // are whole numbers from -128 on, FLOATS are float8_e4m3fn without its NaN; INDICES are by a table of 256. The others count,
-// too, and lie as codes_by_bytes.cpp reads them.
+// too, and lie as codes_by_bytes.cpp reads them. Of PLAIN segments the values themselves lie in panels of linear.cpp.
 enum Form {
-  NIBBLES = 0, FIVES = 1, SIXES = 2, BYTES = 3, FLOATS = 4, INDICES = 5, QUAD_FIVES = 6, QUAD_SIXES = 7, QUAD_BYTES = 8
+  NIBBLES = 0, FIVES = 1, SIXES = 2, BYTES = 3, FLOATS = 4, INDICES = 5, QUAD_FIVES = 6, QUAD_SIXES = 7, QUAD_BYTES = 8,
+  PLAIN = 9
 };
 
 // Rows `first` … of a weight. `group` inputs share numbers, `block` groups share those of a block, which are multiplied
 // by the group's. `table` is by stored code. Column i stands for input order[i], if there is an order. `rounds`: rows are
 // rounded to bfloat16, in which all of the table is exact. `planes`: rows are multiplied as whole numbers of so many bytes,
 // 0 for none, by what codes mean in a `unit`: codes from `base` on, or, with a `lookup` of 16 for NIBBLES, what that has.
+// `weights` are those of parts.h that a PLAIN segment has, whose panels `codes` is and which has no other numbers.
 struct Segment {
   const char* codes;
   const float* table;
   const int64_t* order;
   const uint8_t* lookup;
-  int64_t form, first, rows, inputs, group, block, rounds, planes, base;
+  int64_t form, first, rows, inputs, group, block, rounds, planes, base, weights;
   double unit;
   Numbers scales, offsets, zeros, block_scales, block_offsets;
 };

@@ -375,6 +375,15 @@ void multiply(const Product& p) {
   with_kind(p.weights, p.inputs, p.many, [&](auto kind) { multiply_by<decltype(kind)>(p); });
 }
 
+void read_row(const void* packed, Weights weights, int64_t row, long inputs, float* out) {
+  if (weights == FLOAT32)
+    return rows((const float*)packed, &row, 1, inputs, [&](long i, const float* at, long k) { out[i] = at[k * WIDTH]; });
+  rows((const Pair*)packed, &row, 1, inputs, [&](long i, const Pair* at, long k) {
+    const uint32_t bits = at[k / 2 * WIDTH].words >> k % 2 * 16 << 16;
+    memcpy(out + i, &bits, sizeof bits);
+  });
+}
+
 extern "C" {
 
 int ms_width() { return WIDTH; }

@@ -28,6 +28,9 @@ struct Product {
 };
 void multiply(const Product& product);
 
+// A row of a weight in panels that is no CodedWeight, in float32.
+void read_row(const void* packed, Weights weights, int64_t row, long inputs, float* out);
+
 // RMS norm over the last axis of x[outer][inner][dim]; out is [outer][inner * dim].
 void normalise(const float* x, long outer_step, long inner_step, const float* w, float eps, float* out, long outer,
                long inner, long dim);

@@ -22,6 +22,7 @@ from maxserve.core.interfaces.linear import (
     SupportsCodes,
     SupportsEmbedding,
     SupportsExperts,
+    SupportsPlainRows,
 )
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.testing.codes import CODES, random_codes
@@ -217,6 +218,30 @@ class LinearMethodChecks:
     ) -> None:
         parts = [random_codes(kind, 5 + 13 * i, 256, seed=i) for i, kind in enumerate(kinds)]
         self.check_codes(self.codes(built, *parts), torch.cat([part.values() for part in parts]))
+
+    @pytest.mark.parametrize("kind", ["4 bits", "8 bits", "4 bits with zeros and an order"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("sizes", [(40, 17, 33), (16, 1, 64)], ids=str)
+    def test_parts_of_a_weight_may_be_no_codes(
+        self, built: BuiltLinearMethod, kind: str, dtype: torch.dtype, sizes: tuple[int, ...]
+    ) -> None:
+        """Whichever of them it is."""
+        parts = [random_codes(kind, size, 192, seed=size) for size in sizes]
+        for number, part in enumerate(parts):
+            coded = [other for other in parts if other is not part]
+            if not isinstance(built, SupportsCodes):
+                pytest.skip(f"{self.method} takes no codes")
+            made = built.create_codes(sum(sizes), 192, [other.layout for other in coded])
+            if not isinstance(made, SupportsPlainRows):
+                pytest.skip(f"{self.method} takes no plain rows beside codes")
+            weight = [other.values() for other in parts]
+            plain = weight[number] = weight[number].to(dtype).to(built.storage_dtype(dtype))
+            for first, other in zip((0, sizes[0], sizes[0] + sizes[1]), parts, strict=True):
+                if other is part:
+                    made.load_rows(plain, first)
+                else:
+                    made.load_codes(other, first)
+            self.check_codes(made, torch.cat([each.float() for each in weight]))
 
     @pytest.mark.parametrize("kind", CODES)
     def test_each_expert_multiplies_its_rows_by_codes(self, built: BuiltLinearMethod, kind: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
+from transformers import AutoConfig
 
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.gguf.container import Container, TensorPlace
 from maxserve.plugins.gguf.families import family_of, keys_of
+from maxserve.plugins.gguf.files import Gguf
 from maxserve.plugins.gguf.model import sources_of
 from maxserve.plugins.gguf.types import BY_NAME
 from maxserve.testing.architecture import ArchitectureChecks, randomised
@@ -226,6 +229,16 @@ def test_a_plain_file_is_the_model(family: Family, write_gguf: Callable[..., Non
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=name_of)
+def test_transformers_takes_the_config(family: Family, write_gguf: Callable[..., None], tmp_path: Path) -> None:
+    """Which checks the types of its values; a model without layers of our own is built of it."""
+    reference, path = tiny(family), tmp_path / "tiny.gguf"
+    write_gguf(path, reference, family.architecture, mixed, family.metadata)
+    given = json.loads(Gguf().model_files(str(path))["config.json"])
+    found = AutoConfig.for_model(given.pop("model_type"), **given)
+    assert found.num_hidden_layers == reference.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=name_of)
 def test_a_quantized_file_is_unpacked(family: Family, write_gguf: Callable[..., None], tmp_path: Path) -> None:
     """Where no linear method takes codes, weights are rounded to bfloat16."""
     reference = tiny(family)
@@ -240,6 +253,31 @@ def test_a_quantized_file_is_the_model(family: Family, write_gguf: Callable[...,
     reference = tiny(family)
     write_gguf(tmp_path / "tiny.gguf", reference, family.architecture, mixed, family.metadata)
     compare(serve(tmp_path / "tiny.gguf"), reference)
+
+
+def partly(name: str) -> Type:
+    """Parts of fused projections that are no blocks, one in each of the two usual types."""
+    return {"attn_q": Type.F16, "ffn_up": Type.F32}.get(name.split(".")[-2], mixed(name))
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("model_class", ["LlamaForCausalLM", "Gemma3ForCausalLM"])
+def test_parts_that_are_plain_stay_so_beside_codes(
+    model_class: str, compiled: bool, write_gguf: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And leave the others packed; where no linear method takes codes, they are as exact as they are stored."""
+    family = next(each for each in FAMILIES if each.model_class == model_class)
+    reference, path = tiny(family), tmp_path / "tiny.gguf"
+    unpacked = torch.float32 if compiled else torch.bfloat16
+    write_gguf(path, reference, family.architecture, partly, family.metadata, unpacked)
+    with caplog.at_level("INFO"):
+        served = serve(path, use_subgraphs=compiled)
+    assert ("are unpacked to" in caplog.text) is not compiled
+    if compiled:
+        compare(served, reference)
+    else:
+        assert served.answers([PROMPT], 2)[0].error is None
 
 
 OLD = {
@@ -332,6 +370,10 @@ def test_memory_is_planned_for_the_codes(
     options = {"speculative_method": "standalone", "draft_model_path": str(file)} if drafts else {}
     with caplog.at_level("INFO"):
         serve(file, **options)
+    held = re.search(r"projections are held in (.*) and computed in float32", caplog.text)
+    assert held is not None
+    assert held[1] == "q4_k (57%), q5_0 (36%), q6_k (5%) and q8_0 (3%)"
+    assert f"projections in {held[1]}" in caplog.text
     planned = re.search(r"weights +([\d.]+) (KiB|MiB)", caplog.text)
     assert planned is not None
     size = float(planned[1]) * {"KiB": 1 << 10, "MiB": 1 << 20}[planned[2]]
