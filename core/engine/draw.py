@@ -290,13 +290,23 @@ class Draw:
                 self.failures[stage] = error
         if self.mask is not None and self.states:
             logits = self.mask.apply(logits)
-        best, tokens = likeliest(logits)
-        if self.drawing is not None and self.uniforms is not None:
-            all_rows = len(self.drawing) == len(logits)
-            tokens[self.drawing] = draw(logits if all_rows else logits[self.drawing], self.uniforms)
-        none = INVALID if possible is None else torch.where(possible & ~best.isnan(), NO_ALLOWED_TOKEN, INVALID)
-        tokens = torch.where(best.isfinite(), tokens, none)
+        best, tokens = self._chosen(logits, draw)
+        if not _known_finite(best):
+            none = INVALID if possible is None else torch.where(possible & ~best.isnan(), NO_ALLOWED_TOKEN, INVALID)
+            tokens = torch.where(best.isfinite(), tokens, none)
         return tokens if self.mask is None or fallback is None else self.mask.settle(tokens, fallback)
+
+    def _chosen(
+        self, logits: torch.Tensor, draw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The highest logit of each row, and its token."""
+        if self.drawing is None or self.uniforms is None:
+            return likeliest(logits)
+        if len(self.drawing) == len(logits):
+            return logits.amax(dim=-1), draw(logits, self.uniforms)
+        best, tokens = likeliest(logits)
+        tokens[self.drawing] = draw(logits[self.drawing], self.uniforms)
+        return best, tokens
 
 
 class Pipeline:
@@ -319,14 +329,14 @@ class Pipeline:
 
     def draw(
         self, logits: torch.Tensor, sequences: SequenceOf[Sequence]
-    ) -> tuple[list[int], Mapping[int, TokenLogprob], dict[Sequence, str]]:
+    ) -> tuple[NDArray[np.int64], Mapping[int, TokenLogprob], dict[Sequence, str]]:
         """One token per row of logits [rows, vocab], INVALID where the logits allow none; the wanted logprobs; faults.
 
         A fault is what went wrong with a sampler, by the sequences that asked for it.
         """
         draw = self.prepare(sequences)
         chosen, scores = draw.choose(logits)
-        tokens: list[int] = chosen.tolist()  # waits for the device, and so for the scores
+        tokens: NDArray[np.int64] = chosen.cpu().numpy()  # waits for the device, and so for the scores
         heard = self.observe(sequences, tokens)
         return tokens, draw.read(scores), draw.faults() | heard
 
@@ -335,13 +345,13 @@ class Pipeline:
         verification = Verification(in_flight.step)
         draw = self._plain_draw(in_flight.drawing) or self.prepare(verification.rows, drafts=True)
         chosen, scores = draw.choose(logits)
-        tokens, logprobs, faults = chosen.tolist(), draw.read(scores), draw.faults()
+        tokens, logprobs, faults = chosen.cpu().numpy(), draw.read(scores), draw.faults()
         if faults:
-            tokens = [FAILED if s in faults else t for s, t in zip(verification.rows, tokens, strict=True)]
-        verification.accept(tokens, draw.uniforms_by_row())
+            tokens = np.where([sequence in faults for sequence in verification.rows], FAILED, tokens)
+        verification.accept(tokens.tolist(), draw.uniforms_by_row())
         accepted = verification.accepted
         owners = [verification.rows[row] for row in accepted]
-        in_flight.tokens = [tokens[row] for row in accepted]
+        in_flight.tokens = tokens[accepted]
         in_flight.logprobs = {i: logprobs[row] for i, row in enumerate(accepted) if row in logprobs}
         in_flight.accept(owners, verification.counts)
         in_flight.fail(faults | self.observe(owners, in_flight.tokens, drafts=True))
@@ -410,7 +420,7 @@ class Pipeline:
         return states
 
     def observe(
-        self, sequences: SequenceOf[Sequence], tokens: SequenceOf[int], *, drafts: bool = False
+        self, sequences: SequenceOf[Sequence], tokens: NDArray[np.int64], *, drafts: bool = False
     ) -> dict[Sequence, str]:
         """Gives the drawn tokens to the stages that observe them; returns the faults of those that raise."""
         faults: dict[Sequence, str] = {}
@@ -418,7 +428,7 @@ class Pipeline:
             if stage.observe is not None:
                 batch = self._batch_of(sequences, drafts=drafts)
                 try:
-                    stage.observe(batch.rows, tokens)
+                    stage.observe(batch.rows, tokens.tolist())
                 except Exception as error:
                     faults.update(_blamed(batch, stage, error))
         return faults
@@ -493,6 +503,11 @@ class _HistoriesAhead(_Histories):
             return _HistoriesAhead(self._sequences[index])
         sequence = self._sequences[index]
         return sequence.drafted(len(sequence.drafts))
+
+
+def _known_finite(values: torch.Tensor) -> bool:
+    """Whether none is NaN or infinite, as far as can be known without waiting for a device."""
+    return values.device.type == "cpu" and bool(np.isfinite(values.numpy()).all())
 
 
 def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

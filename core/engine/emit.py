@@ -39,17 +39,17 @@ class Emitter:
         special = self._special(in_flight) if counts is None else list(range(len(drawing)))
         if not special:
             self.drawn = len(drawing)
-            return _outputs(drawing, tokens)
+            return _outputs(drawing, tokens.tolist())
         ends = range(1, len(drawing) + 1) if counts is None else np.cumsum(counts).tolist()
         outputs: list[Output] = []
         done = 0
         for i in special:
-            outputs += _outputs(drawing[done:i], tokens[done:i])
+            outputs += _outputs(drawing[done:i], tokens[done:i].tolist())
             first = ends[i] - (1 if counts is None else int(counts[i]))
             outputs += self._outputs_of(in_flight, drawing[i], range(first, ends[i]), int(in_flight.lengths[i]))
             done = i + 1
         if counts is None:
-            outputs += _outputs(drawing[done:], tokens[done:])
+            outputs += _outputs(drawing[done:], tokens[done:].tolist())
         self.drawn = sum(len(output.tokens) for output in outputs)
         return outputs
 
@@ -61,7 +61,7 @@ class Emitter:
         finish: FinishReason | None = None
         error: str | None = None
         for i in indices:
-            token = in_flight.tokens[i]
+            token = int(in_flight.tokens[i])
             sequence.fresh.append(token)
             finish, error = self._end(in_flight, sequence, token, length - (indices.stop - 1 - i))
             if token >= 0 and error is None:
@@ -99,7 +99,7 @@ class Emitter:
     def _special(self, in_flight: InFlightStep) -> list[int]:
         """Indices of those to be looked at one by one: at their end perhaps, or with more to say than a token."""
         ledger, slots = in_flight.step.ledger, in_flight.slots
-        tokens = np.asarray(in_flight.tokens, dtype=np.int64)
+        tokens = in_flight.tokens
         found = ledger.needs_check[slots] | ~ledger.alive[slots] | (in_flight.lengths >= ledger.limit[slots])
         found |= tokens < 0
         for eos in self._eos:
@@ -108,7 +108,7 @@ class Emitter:
             found[list(in_flight.logprobs)] = True
         if in_flight.prompt_tokens:  # the first output of a sequence has the time that it waited
             found |= np.fromiter((s.scheduled > 0 for s in in_flight.drawing), dtype=np.bool_, count=len(found))
-        indices: list[int] = np.flatnonzero(found).tolist()
+        indices: list[int] = found.nonzero()[0].tolist()
         return indices
 
     def _end(

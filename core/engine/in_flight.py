@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.runner import ModelOutput
 
 
+NO_TOKENS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+
 class InFlightStep:
     """`launch` writes to the ledger what will be when the step is complete; carries tokens, or why there are none.
 
@@ -58,8 +61,8 @@ class InFlightStep:
         self.rows: NDArray[np.int64] = step.ledger.row[step.slots]
         self.drawing = step.drawing
         self.slots = step.drawing_slots  # of those who draw
-        self.tokens: SequenceOf[int] = ()  # theirs, one after another
-        self.owners = step.drawing  # of each token
+        self.tokens = NO_TOKENS  # theirs, one after another
+        self.owners: SequenceOf[Sequence] = step.drawing  # of each token
         self.counts: NDArray[np.int64] | None = None  # how many tokens each of those who draw has; None: one
         self.logprobs: Mapping[int, TokenLogprob] = {}  # of some tokens, by their index, for who wants them
         self.prompts = PromptScores.of(step)
@@ -79,7 +82,7 @@ class InFlightStep:
         ledger.length[self.slots] = self.lengths
         ledger.drawn_at[self.slots] = np.arange(len(self.slots))
         last = self.lengths >= ledger.limit[self.slots]
-        return [self.drawing[i] for i in np.flatnonzero(last).tolist()] if last.any() else []
+        return [self.drawing[i] for i in last.nonzero()[0].tolist()]
 
     def accept(self, owners: list[Sequence], counts: NDArray[np.int64]) -> None:
         """Those who draw have so many tokens each: drafts were accepted."""
@@ -99,8 +102,7 @@ class InFlightStep:
         """Ends some of those who draw, and no others, with what went wrong for them; `tokens` are there."""
         self.faults = faults
         if faults:
-            pairs = zip(self.owners, self.tokens, strict=True)
-            self.tokens = [FAILED if sequence in faults else token for sequence, token in pairs]
+            self.tokens = np.where([sequence in faults for sequence in self.owners], FAILED, self.tokens)
 
     def complete(self) -> NDArray[np.int64]:
         """Notes what was written and drawn; the indices of the sequences that have filled a page with it.
@@ -108,10 +110,10 @@ class InFlightStep:
         Who died or lost the row meanwhile is left as it is.
         """
         ledger, step = self.step.ledger, self.step
-        here = ledger.alive[step.slots] & (ledger.row[step.slots] == self.rows)
-        ledger.written[step.slots[here]] = self.stops[here]
-        tokens = self.tokens
-        ledger.last[self.slots] = tokens if self.counts is None else np.asarray(tokens)[np.cumsum(self.counts) - 1]
+        ledger.last[self.slots] = self.tokens if self.counts is None else self.tokens[np.cumsum(self.counts) - 1]
         settled = ledger.launched[self.slots] == self.number  # none of a later step, whose token is not known yet
         ledger.drawn_at[self.slots[settled]] = KNOWN
-        return np.flatnonzero(here & (self.stops >= ledger.commit_at[step.slots]))
+        full: NDArray[np.int64] = (self.stops >= ledger.commit_at[step.slots]).nonzero()[0]
+        slots = step.slots[full]
+        here: NDArray[np.bool_] = ledger.alive[slots] & (ledger.row[slots] == self.rows[full])
+        return full[here]

@@ -2,10 +2,10 @@
 
 The tokens of a sequence that holds a row, while a step may be on its way:
 
-    0 ────────── written ────────── computed ────────── length ────────── limit
-    │ keys and    │ a step on its    │ its last token    │ where it ends
-    │ values are  │ way writes them  │ may be on its way │
-    │ in the row  │                  │ too (`drawn_at`)  │
+    0 ──────────────── computed ────────── length ────────── limit
+    │ keys and values   │ its last token    │ where it ends
+    │ are in the row,   │ may be on its way │
+    │ or on their way   │ too (`drawn_at`)  │
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ class Ledger:
     length: NDArray[np.int64]
     limit: NDArray[np.int64]
     computed: NDArray[np.int64]
-    written: NDArray[np.int64]
     commit_at: NDArray[np.int64]
-    """How many written tokens make its next page full."""
+    """How many tokens in its row make the next page full."""
     last: NDArray[np.int64]
     """Its last token that is known."""
     drawn_at: NDArray[np.int64]
@@ -57,7 +56,6 @@ class Ledger:
         "length",
         "limit",
         "computed",
-        "written",
         "commit_at",
         "last",
         "drawn_at",
@@ -79,7 +77,7 @@ class Ledger:
         if not self._free:
             self._grow()
         slot = self._free.pop()
-        self.row[slot], self.computed[slot], self.written[slot] = NO_ROW, 0, 0
+        self.row[slot], self.computed[slot] = NO_ROW, 0
         self.drawn_at[slot], self.launched[slot] = KNOWN, NEVER
         self.alive[slot] = True
         return slot

@@ -171,7 +171,7 @@ class Overlap:
         assert work.host is not None
         assert work.draw is not None
         in_flight.logprobs = work.draw.read(work.scores)
-        in_flight.tokens = work.host.tolist()
+        in_flight.tokens = work.host.numpy()
         in_flight.fail(work.draw.faults() | self._observe(in_flight))
 
     @property
@@ -181,8 +181,10 @@ class Overlap:
 
     def _observe(self, in_flight: InFlightStep) -> dict[Sequence, str]:
         """Transforms hear of tokens that reach a request; those of a step too many do not. Returns their faults."""
-        heard = [(s, t) for s, t in zip(in_flight.drawing, in_flight.tokens, strict=True) if s.alive]
-        return self._pipeline.observe([s for s, _ in heard], [t for _, t in heard])
+        alive = in_flight.step.ledger.alive[in_flight.slots].nonzero()[0]
+        drawing = in_flight.drawing
+        heard = drawing if len(alive) == len(drawing) else [drawing[i] for i in alive.tolist()]
+        return self._pipeline.observe(heard, in_flight.tokens[alive])
 
     def _forward(
         self, work: DeviceWork, unknown: Unknown, before: DeviceWork | None, prompts: PromptScores | None

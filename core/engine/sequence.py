@@ -223,13 +223,13 @@ class Sequence:
         """It holds a row from now on, in which so many of its tokens are computed."""
         ledger, slot = self.ledger, self.slot
         ledger.row[slot] = row
-        ledger.computed[slot] = ledger.written[slot] = computed
+        ledger.computed[slot] = computed
         ledger.commit_at[slot] = (computed // page_size + 1) * page_size
 
     def leave_row(self) -> int:
         """It holds no row any more; returns the one it held."""
         ledger, slot, row = self.ledger, self.slot, self.row
-        ledger.row[slot], ledger.computed[slot], ledger.written[slot] = NO_ROW, 0, 0
+        ledger.row[slot], ledger.computed[slot] = NO_ROW, 0
         self.room = 0
         self.forget_drafts()
         if self.adapter is not None:

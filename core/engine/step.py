@@ -39,7 +39,8 @@ class Step:
     ) -> None:
         self.ledger = ledger
         sequences = list(entries)
-        counts = np.fromiter(entries.values(), dtype=np.int64, count=len(sequences))
+        one_each = sum(entries.values()) == len(sequences)
+        counts = 1 if one_each else np.fromiter(entries.values(), dtype=np.int64, count=len(sequences))
         if before is not None and before.sequences == sequences:  # who decodes today mostly did so before
             self.sequences, self.slots = before.sequences, before.slots
         else:
@@ -48,18 +49,16 @@ class Step:
         self.starts = ledger.computed[self.slots]
         self.stops = self.starts + counts
         self.drafts = self._drafts() if drafting else None
-        self._find_draws(counts)
+        self._find_draws(one_each=one_each)
 
     def _drafts(self) -> NDArray[np.int64] | None:
         drafts: NDArray[np.int64] = np.maximum(self.stops - self.ledger.length[self.slots], 0)
         return drafts if drafts.any() else None
 
-    def _find_draws(self, counts: NDArray[np.int64]) -> None:
-        lengths = self.ledger.length[self.slots]
-        complete = self.stops == lengths if self.drafts is None else self.stops >= lengths
-        all_of_them = bool(complete.all())
-        self.decodes = all_of_them and bool((counts == 1).all())
-        self.draws: NDArray[np.int64] = np.flatnonzero(complete)
+    def _find_draws(self, *, one_each: bool) -> None:
+        self.draws: NDArray[np.int64] = (self.stops >= self.ledger.length[self.slots]).nonzero()[0]
+        all_of_them = len(self.draws) == len(self.slots)
+        self.decodes = all_of_them and one_each
         self.drawing = self.sequences if all_of_them else [self.sequences[i] for i in self.draws.tolist()]
 
     @property
@@ -70,7 +69,8 @@ class Step:
     def prompt_tokens(self) -> int:
         """Tokens of prompts that it computes; looked up before the slots can be another's."""
         ends = self.ledger.prompt_length[self.slots]
-        return int((np.minimum(self.stops, ends) - np.minimum(self.starts, ends)).sum())
+        prompts = (self.starts < ends).nonzero()[0]
+        return int((np.minimum(self.stops, ends) - self.starts)[prompts].sum()) if len(prompts) else 0
 
     @property
     def draw_counts(self) -> NDArray[np.int64]:

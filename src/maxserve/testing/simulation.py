@@ -141,7 +141,7 @@ class Nothing:
         return ModelOutput(logits=inputs, hidden=inputs)
 
     def decide(self, logits: Any, in_flight: InFlightStep) -> None:
-        in_flight.tokens = [1] * len(in_flight.drawing)
+        in_flight.tokens = np.ones(len(in_flight.drawing), dtype=np.int64)
 
 
 class SimulatedEngine(Engine):

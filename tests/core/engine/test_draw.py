@@ -42,10 +42,10 @@ def test_greedy_and_drawn_rows_share_a_step() -> None:
     pipeline = Pipeline([Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], CPU)
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
     rows = [sequence(temperature=0.0), sequence(seed=5), sequence(seed=5), sequence(temperature=0.0)]
-    tokens = pipeline.draw(logits, rows)[0]
+    tokens = pipeline.draw(logits, rows)[0].tolist()
     assert tokens[0] == logits[0].argmax().item()
     assert tokens[3] == logits[3].argmax().item()
-    alone = pipeline.draw(logits[1:2], [sequence(seed=5)])[0]
+    alone = pipeline.draw(logits[1:2], [sequence(seed=5)])[0].tolist()
     assert tokens[1] == alone[0]
 
 
@@ -54,7 +54,7 @@ def test_rows_without_a_choice_are_invalid() -> None:
     logits = torch.zeros(3, 5)
     logits[0] = -torch.inf
     logits[1, 2] = torch.nan
-    assert pipeline.draw(logits, [sequence(temperature=0.0)] * 3)[0] == [INVALID, INVALID, 0]
+    assert pipeline.draw(logits, [sequence(temperature=0.0)] * 3)[0].tolist() == [INVALID, INVALID, 0]
 
 
 def test_observers_hear_of_the_tokens() -> None:
@@ -72,7 +72,7 @@ def test_observers_hear_of_the_tokens() -> None:
 
     pipeline = Pipeline([Stage.of("listener", Listener(), keeps_argmax=False)], CPU)
     logits = torch.tensor([[0.0, 50.0]])
-    assert pipeline.draw(logits, [sequence()])[0] == [1]
+    assert pipeline.draw(logits, [sequence()])[0].tolist() == [1]
     assert heard == [[1]]
 
 

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,7 +63,7 @@ class Nothing:
         return ModelOutput(logits=torch.zeros(len(inputs), VOCAB), hidden=torch.zeros(len(inputs), 1))
 
     def decide(self, logits: torch.Tensor, in_flight: Any) -> None:
-        in_flight.tokens = [1] * len(in_flight.drawing)
+        in_flight.tokens = np.ones(len(in_flight.drawing), dtype=np.int64)
 
 
 @dataclass
