@@ -35,10 +35,10 @@ class _Tokens:
         self.stops = stops
         self.rows = step.ledger.row[slots]
         self.prompt_lens = step.ledger.prompt_length[slots]
-        self.query_start = _offsets(counts)
-        if self.query_start[-1] == len(slots):  # one token each
-            self.positions, self.owners = starts, self.rows
+        if np.count_nonzero(counts == 1) == len(counts):
+            self.query_start, self.positions, self.owners = np.arange(len(slots) + 1), starts, self.rows
         else:
+            self.query_start = np.concatenate(([0], np.cumsum(counts)))
             self.positions = np.arange(self.query_start[-1]) + np.repeat(starts - self.query_start[:-1], counts)
             self.owners = np.repeat(self.rows, counts)
 
@@ -64,6 +64,7 @@ class InputsBuilder:
         self._block_tables = block_tables
         self._page_size = page_size
         self._device = device
+        self._on_host = device.type == "cpu"
         self._images = images
         self._adapters = adapters
 
@@ -95,11 +96,10 @@ class InputsBuilder:
         return self._grouped(self._inputs(where, input_ids, where.query_start[1:] - 1), where)
 
     def _inputs(self, where: _Tokens, input_ids: torch.Tensor, logit_rows: Ints) -> StepInputs:
-        positions, pages = where.positions, self._cache.block_tables[where.owners, where.positions // self._page_size]
         return StepInputs(
             input_ids=input_ids,
-            positions=self._to_device(positions),
-            slot_mapping=self._to_device(pages.astype(np.int64) * self._page_size + positions % self._page_size),
+            positions=self._to_device(where.positions),
+            slot_mapping=self._slot_mapping(self._cache.block_tables, where),
             query_start=where.query_start,
             seq_lens=where.stops,
             prompt_lens=where.prompt_lens,
@@ -111,16 +111,21 @@ class InputsBuilder:
         """The inputs, with what they are for each group of layers where groups have tables of their own."""
         if self._block_tables is None:
             return inputs
-        pages = self._block_tables[:, where.owners, where.positions // self._page_size]
-        pages = pages.astype(np.int64, order="C")  # those of a group lie together
-        mapping = self._to_device(pages * self._page_size + where.positions % self._page_size)
+        mapping = self._slot_mapping(self._block_tables, where)
         own = self._block_tables[:, where.rows, : inputs.block_tables.shape[1]]
         parts = zip(mapping, own, strict=True)
         inputs.groups = tuple(replace(inputs, slot_mapping=m, block_tables=t) for m, t in parts)
         return inputs
 
+    def _slot_mapping(self, tables: NDArray[np.int32], where: _Tokens) -> torch.Tensor:
+        """Where keys and values of the tokens go by tables of pages [..., rows, pages]; those of a table lie together."""
+        index = where.positions // self._page_size
+        pages = tables[..., where.owners, index] - index
+        return self._to_device(np.ascontiguousarray(pages * self._page_size + where.positions))
+
     def _to_device(self, array: Ints) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        return tensor if self._on_host else tensor.to(self._device, non_blocking=True)
 
 
 class Unknown:
@@ -147,14 +152,10 @@ class Unknown:
             input_ids[torch.from_numpy(self.indices).to(device, non_blocking=True)] = chosen
 
 
-def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
-
-
 def _logit_rows(step: Step, query_start: Ints) -> Ints:
     """The last tokens of those who draw: one of each, and the one before for each of its drafts."""
+    if step.decodes:
+        return step.draws
     last: Ints = query_start[1:][step.draws] - 1
     if step.drafts is None:
         return last

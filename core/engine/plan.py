@@ -186,18 +186,22 @@ class StepPlan:
 
     def add_each(self, sequences: Iterable[SequenceView], tokens: int) -> None:
         # The first lines of `add`, here for as many sequences as decode: half of a step's planning is calls.
-        entries, most, left = self.entries, self._most, self.tokens_left
+        if tokens < 1:
+            return
+        # As long as each takes one token, `both` stays what it is: tokens that are left, and entries.
+        entries, both = self.entries, self.tokens_left + len(self.entries)
+        most = min(both, self._most)
         for view in sequences:
             wanted = view._sequence if type(view) is SeenSequence else self._own(view)
-            if wanted.room and left and tokens > 0 and len(entries) < most and wanted not in entries:
+            if wanted.room and len(entries) < most and wanted not in entries:
                 wanted.room -= 1
-                left -= 1
                 entries[wanted] = 1
                 continue
-            self.tokens_left = left
+            self.tokens_left = both - len(entries)
             self.add(view, tokens)
-            left = self.tokens_left
-        self.tokens_left = left
+            both = self.tokens_left + len(entries)
+            most = min(both, self._most)
+        self.tokens_left = both - len(entries)
 
     def _add(self, wanted: Sequence, tokens: int, whole: bool) -> int:
         fresh = not wanted.started

@@ -26,7 +26,7 @@ class Continuous:
                 context = sum(s.length for s in running) if self._limits.max_batch_total_tokens else 0
                 self._prefill(view, plan, plan.size, context, _seconds(self._limits, plan))
             return
-        if not self._turns.over:
+        if view.waiting_count and not self._turns.over:
             self._prefill(view, plan, len(running), 0)
         self._turns.took(prompts=plan.size, decoding=len(running))
         if not plan.size:
