@@ -470,7 +470,7 @@ def _offsets(sequences: SequenceOf[Sequence]) -> list[int]:
 class _Histories(SequenceOf["NDArray[np.int64]"]):
     """The tokens of each sequence, looked up when a transform asks: most never do."""
 
-    def __init__(self, sequences: SequenceOf[Sequence], offsets: SequenceOf[int] | None) -> None:
+    def __init__(self, sequences: SequenceOf[Sequence], offsets: SequenceOf[int] | None = None) -> None:
         self._sequences = sequences
         self._offsets = offsets  # drafts behind the tokens of each
 
@@ -483,7 +483,10 @@ class _Histories(SequenceOf["NDArray[np.int64]"]):
     def __getitem__(self, index: slice) -> SequenceOf[NDArray[np.int64]]: ...
     def __getitem__(self, index: int | slice) -> NDArray[np.int64] | SequenceOf[NDArray[np.int64]]:
         if isinstance(index, slice):
-            return _Histories(self._sequences[index], None if self._offsets is None else self._offsets[index])
+            return [self._tokens(i) for i in range(*index.indices(len(self)))]
+        return self._tokens(index)
+
+    def _tokens(self, index: int) -> NDArray[np.int64]:
         sequence = self._sequences[index]
         return sequence.tokens if self._offsets is None else sequence.drafted(self._offsets[index])
 
@@ -491,16 +494,7 @@ class _Histories(SequenceOf["NDArray[np.int64]"]):
 class _HistoriesAhead(_Histories):
     """The tokens of each sequence with all drafts that it has."""
 
-    def __init__(self, sequences: SequenceOf[Sequence]) -> None:
-        super().__init__(sequences, None)
-
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.int64]: ...
-    @overload
-    def __getitem__(self, index: slice) -> SequenceOf[NDArray[np.int64]]: ...
-    def __getitem__(self, index: int | slice) -> NDArray[np.int64] | SequenceOf[NDArray[np.int64]]:
-        if isinstance(index, slice):
-            return _HistoriesAhead(self._sequences[index])
+    def _tokens(self, index: int) -> NDArray[np.int64]:
         sequence = self._sequences[index]
         return sequence.drafted(len(sequence.drafts))
 

@@ -35,26 +35,6 @@ class InFlightStep:
     need. That is why a step can be planned before the one before it is done.
     """
 
-    __slots__ = (
-        "counts",
-        "drawing",
-        "error",
-        "faults",
-        "inputs",
-        "lengths",
-        "logprobs",
-        "number",
-        "output",
-        "owners",
-        "prompt_tokens",
-        "prompts",
-        "rows",
-        "slots",
-        "step",
-        "stops",
-        "tokens",
-    )
-
     def __init__(self, step: Step, number: int) -> None:
         self.step = step
         self.number = number

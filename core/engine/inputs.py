@@ -118,7 +118,7 @@ class InputsBuilder:
         return inputs
 
     def _slot_mapping(self, tables: NDArray[np.int32], where: _Tokens) -> torch.Tensor:
-        """Where keys and values of the tokens go by tables of pages [..., rows, pages]; those of a table lie together."""
+        """Where the tokens go by tables of pages [..., rows, pages], [..., T]; those of a table lie together."""
         index = where.positions // self._page_size
         pages = tables[..., where.owners, index] - index
         return self._to_device(np.ascontiguousarray(pages * self._page_size + where.positions))

@@ -49,12 +49,14 @@ def test_greedy_and_drawn_rows_share_a_step() -> None:
     assert tokens[1] == alone[0]
 
 
-def test_rows_without_a_choice_are_invalid() -> None:
+@pytest.mark.parametrize("temperatures", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 1.0, 0.0)])
+def test_rows_without_a_choice_are_invalid(temperatures: tuple[float, ...]) -> None:
     pipeline = Pipeline([Stage.of("temperature", TemperatureTransform(), keeps_argmax=True)], CPU)
-    logits = torch.zeros(3, 5)
+    logits = torch.tensor([[0.0, -torch.inf, -torch.inf]]).repeat(3, 1)
     logits[0] = -torch.inf
     logits[1, 2] = torch.nan
-    assert pipeline.draw(logits, [sequence(temperature=0.0)] * 3)[0].tolist() == [INVALID, INVALID, 0]
+    rows = [sequence(temperature=temperature) for temperature in temperatures]
+    assert pipeline.draw(logits, rows)[0].tolist() == [INVALID, INVALID, 0]
 
 
 def test_observers_hear_of_the_tokens() -> None:
