@@ -14,6 +14,7 @@ from collections import Counter
 from math import prod
 from typing import TYPE_CHECKING
 
+from maxserve.interfaces.quantization import NamesEncodings
 from maxserve.loading import Embedding, held_size, may_be_rounded, size_text, weight_bytes
 from maxserve.plugins.quantization.rounding_cache import RoundingCache
 
@@ -40,6 +41,7 @@ class WeightRounding:
         self._values = self._before = self._after = 0
         self._seconds = self._squares = self._errors = 0.0
         self._kept: Counter[str] = Counter()  # values by the end of a weight's name
+        self._instead: Counter[str] = Counter()  # bytes by another encoding, of sizes that this one has no blocks for
 
     def keep(self, name: str, values: int) -> None:
         self._kept[".".join(re.sub(r"\.\d+(?=\.)", "", name.removesuffix(".weight")).split(".")[-2:])] += values
@@ -59,7 +61,11 @@ class WeightRounding:
         self._seconds += time.monotonic() - began
         self._values += rows.numel()
         self._before += rows.nbytes
-        self._after += sum(tensor.nbytes for tensor in tensors.values())
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        self._after += size
+        if isinstance(self.rounds, NamesEncodings):
+            found = self.rounds.encoding_of(self.rounds.rounded_tensors(*rows.shape))
+            self._instead[found] += size if found != self.encoding else 0
         wanted = rows[:1].float()  # the first row is enough to tell how far off the others are
         self._squares += float(wanted.square().sum())
         self._errors += float((codes.rows(0, 1).values() - wanted).square().sum())
@@ -74,7 +80,7 @@ class WeightRounding:
             "%.1f million values of projections are rounded to %s: %s instead of %s, in %.1f s%s; they are off by "
             "%.2g %% (root mean square)",
             self._values / 1e6,
-            self.encoding,
+            self._encodings(),
             size_text(self._after),
             size_text(self._before),
             self._seconds,
@@ -85,6 +91,10 @@ class WeightRounding:
             listed = ", ".join(f"{name} ({count:,})" for name, count in self._kept.most_common(_LISTED))
             more = f" and {len(self._kept) - _LISTED} more" if len(self._kept) > _LISTED else ""
             log.info("%.1f million other values are not rounded: %s%s", self._kept.total() / 1e6, listed, more)
+
+    def _encodings(self) -> str:
+        others = [f"{name} ({100 * size / self._after:.0f} %)" for name, size in self._instead.items() if size]
+        return self.encoding + (f" and, of sizes without its blocks, to {', '.join(others)}" if others else "")
 
     def held_bytes(self, model: nn.Module, itemsize: int) -> int:
         tables = {id(module.weight) for module in model.modules() if isinstance(module, Embedding)}

@@ -253,3 +253,16 @@ def test_a_cache_is_only_for_weights_that_are_rounded(cached: Make, host: Plugin
     folder = str(tmp_path / "file")
     with pytest.raises(ModelError, match=r"--cache-quantized .*file: nothing can be written there"):
         Served(tmp_path / "model", host, quantization_encoding="q4_0", cache_quantized=folder)
+
+
+def test_the_log_names_what_weights_of_other_sizes_are_rounded_to(
+    host: PluginHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounding = WeightRounding(RoundingContext(encoding="q4_k", rounds=rounding_to(host, "q4_k"), by="gguf"))
+    random = torch.Generator().manual_seed(1)
+    rounding.codes(torch.randn(3, 256, generator=random))
+    rounding.codes(torch.randn(4, 96, generator=random))
+    with caplog.at_level("INFO"):
+        rounding.say()
+    (size,) = re.findall(r"are rounded to q4_k and, of sizes without its blocks, to q5_0 \((\d+) %\): ", caplog.text)
+    assert int(size) == round(100 * (4 * 3 * 22) / (3 * 144 + 4 * 3 * 22))
