@@ -50,9 +50,7 @@ GAIN = 1.05  # what drafts must promise where there are none: times are not exac
 PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
 MANY = 0.25  # part of the sequences that are new when a decision for no drafts is made again before it is over
 TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
-DEEP = (
-    2  # of so many trials, one has as many drafts as promise most: what they cost may have been measured amid a start
-)
+DEEP = 2  # of so many trials, one has as many drafts as promise most, whose cost may be that of a slow start
 TRIALS = 0.01  # part of the time that trials may take
 GIVEN_BACK = 0.5  # part of what a trial gains that may be taken for others: where drafts stand, more is worth knowing
 PLAIN = 64  # most steps with drafts after which one has none
@@ -96,11 +94,6 @@ class CostByRows:
     def any(self) -> bool:
         """Whether there was a step at all."""
         return any(self._counts)
-
-    @property
-    def speed(self) -> float:
-        """How many times as long as others steps take just now."""
-        return self._speed
 
     @property
     def known(self) -> bool:
@@ -317,8 +310,7 @@ class AdaptiveLengths:
         following = self._seconds_of_following(np.array([step.rows], dtype=np.float64)).item()
         asked = wanted > 0
         asking = self._asking.setdefault(SIZES[_nearest(int(asked.sum()))], {})
-        beyond = max(seconds - following, LEAST * seconds)
-        asking.setdefault(int(wanted.max()), Lately()).add(beyond)
+        asking.setdefault(int(wanted.max()), Lately()).add(max(seconds - following, LEAST * seconds))
         self._record.add(
             slots[asked],
             Record.PROPOSED,
@@ -326,16 +318,6 @@ class AdaptiveLengths:
             Record.ASKED,
             np.ones_like(slots[asked]),
         )
-
-    def _slowness(self, step: DraftedStep) -> float:
-        """How many times as long as others this step took, by its rows: what came right after it took so, too."""
-        if not self._cost.any or not step.seconds:
-            return 1.0
-        rows = np.array([float(len(step.slots)), float(step.rows)])
-        expected = self._cost.seconds(rows)[1]
-        if step.tried is not None:
-            expected *= self._drafted.ratios(len(step.slots), rows)[1]
-        return float(self._cost.speed * step.seconds / expected)
 
     def choose(self, step: DraftedStep) -> Ints | None:
         self._learn(step)
