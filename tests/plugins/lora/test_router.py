@@ -369,7 +369,7 @@ def test_many_first_requests_at_once_are_no_more_than_there_may_be() -> None:
     async def scenario() -> None:
         server = Server(Shelf({name: f"/{name}" for name in "abc"}), most=2)
         tasks = [asyncio.create_task(server.names.load(name)) for name in "abc"]
-        while len(server.worker.open) < 2:
+        while len(server.worker.open) < 2 or not any(task.done() for task in tasks):  # sources are asked in threads
             await asyncio.sleep(0.001)
         for change in list(server.worker.open):
             await server.worker.made(change)
