@@ -32,6 +32,9 @@ if (
 ):  # tried in place: the processes that tests start see it too
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
 
+if not Path("/dev/nvidiactl").exists():  # nothing that kernels written in Triton could run on
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
+
 gc.disable()  # what is imported and collected stays; looking through it for garbage takes a fifth of the start
 
 hypothesis.settings.register_profile("local", deadline=None)
@@ -58,6 +61,7 @@ LONG = (
     "tests/compat",
     "tests/core/runtime",
     "tests/end_to_end",
+    "tests/plugins/cuda",
     "tests/architectures/test_every_architecture.py",
 )
 

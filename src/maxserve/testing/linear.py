@@ -89,7 +89,9 @@ class LinearMethodChecks:
     def test_stores_some_weight(self, built: BuiltLinearMethod) -> None:
         """Otherwise it would be of no use, and nothing below would be tried."""
         stored = built.storage_dtype(torch.float32)
-        assert any(built.create(outputs, inputs, stored) is not None for outputs, inputs in SIZES)
+        codes = random_codes("4 bits", 64, 96)
+        takes_codes = isinstance(built, SupportsCodes) and built.create_codes(64, 96, [codes.layout]) is not None
+        assert takes_codes or any(built.create(outputs, inputs, stored) is not None for outputs, inputs in SIZES)
 
     @pytest.mark.parametrize("size", SIZES, ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
