@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,6 +20,8 @@ def entries(rows: Rows, strengths: Sequence[float], neutral: float, *, prompt: b
     Read from the rows anew each time, so that nothing has to be kept right over preemption and aborts: the cost is
     that of copying the histories.
     """
+    import numpy as np  # not where only the fields of requests are read
+
     asked = [i for i, strength in enumerate(strengths) if strength != neutral]
     histories = [rows.tokens[i] if prompt else rows.tokens[i][rows.prompt_lengths[i] :] for i in asked]
     counts = [len(history) for history in histories]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Mapping
 
@@ -41,6 +42,7 @@ class MaxGroup(click.Group):
                 self.invocation.host.insist()
                 _log_notes(self.invocation.host)
             command = command.make()
+        gc.enable()  # off since `main`
         return args[0], command, args[1:]
 
 

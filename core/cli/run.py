@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,14 +16,20 @@ from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.protocol import Invocation
 
+if TYPE_CHECKING:
+    from maxserve.core.runtime.ahead import Ahead
+
 INTERRUPTED = 130
 
 
-def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Runs one command and returns the exit status: 2 for what the operator did wrong, 1 for what failed."""
+def run(argv: Sequence[str], environ: Mapping[str, str], ahead: Ahead | None = None) -> int:
+    """Runs one command and returns the exit status: 2 for what the operator did wrong, 1 for what failed.
+
+    `ahead` is a worker that has begun, for a command that starts one.
+    """
     debug = wants_debug(argv, environ)
     try:
-        return _run(list(argv), environ)
+        return _run(list(argv), environ, ahead)
     except click.ClickException as error:
         _show_usage(error, argv)
         return error.exit_code
@@ -36,10 +43,10 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return 1
 
 
-def _run(argv: list[str], environ: Mapping[str, str]) -> int:
+def _run(argv: list[str], environ: Mapping[str, str], ahead: Ahead | None) -> int:
     options = _plugin_options(argv, environ)
     host = PluginHost.discover(options, strict=False)
-    cli = build_cli(host, Invocation(host=host, options=options, environ=environ))
+    cli = build_cli(host, Invocation(host=host, options=options, environ=environ, ahead=ahead))
     result = cli.main(args=argv, prog_name="max", standalone_mode=False)
     return result if type(result) is int else 0
 

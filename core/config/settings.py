@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from maxserve.core.config.values import (
     CacheFormat,
@@ -621,7 +623,33 @@ class PluginSection:
     def validate(self, values: Mapping[str, Any]) -> Any:
         """An instance of the schema; pydantic's ValidationError for values that it refuses."""
         schema: Any = self.schema  # which mypy does not see to be hashable
+        if _are_defaults(schema, values):
+            with suppress(ValueError):  # of its own checks, which pydantic tells better
+                return schema()
         return _adapter(schema).validate_python(dict(values))
+
+
+def _are_defaults(schema: type[Any], values: Mapping[str, Any]) -> bool:
+    """Whether a dataclass would be made of its own defaults, for which no validator has to be built: that takes time.
+
+    Sequences are compared as JSON has them.
+    """
+    if not dataclasses.is_dataclass(schema):
+        return False
+    defaults = {field.name: _default(field) for field in dataclasses.fields(schema)}
+    if any(default is dataclasses.MISSING or isinstance(default, FieldInfo) for default in defaults.values()):
+        return False
+    return all(_is_same(defaults[name], value) for name, value in values.items())
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _is_same(default: object, value: object) -> bool:
+    if isinstance(default, tuple) and isinstance(value, list):
+        value = tuple(value)
+    return type(default) is type(value) and default == value
 
 
 @lru_cache(maxsize=64)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, ClassVar, Protocol
+from typing import IO, TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 
 from maxserve.core.interfaces.component import Component, Context
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 __all__ = ["Endpoints", "Executor", "ExecutorContext", "WorkerLauncher", "WorkerProcess"]
 
@@ -26,12 +29,14 @@ class ExecutorContext(Context):
     """`command` is a worker, which needs the variables `environ` besides those of this process.
 
     Where there is a `relay`, it gets the stream of what the worker writes to standard error, which must not reach the
-    terminal by itself.
+    terminal by itself. Asked with all variables of a worker, and whether its standard error is to be a pipe, `begun`
+    gives a process of `command` that runs on this machine already and waits for its start message, if there is one.
     """
 
     command: tuple[str, ...]
     environ: Mapping[str, str]
     relay: Callable[[IO[bytes]], None] | None = None
+    begun: Callable[[Mapping[str, str], bool], Popen[bytes] | None] | None = None
 
 
 class WorkerProcess(Protocol):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from maxserve.core.registry.manifest import Manifest
     from maxserve.core.registry.options import PluginOptions
     from maxserve.core.registry.selection import Plugin
+    from maxserve.core.runtime.ahead import Ahead
 
 __all__ = ["Host", "Invocation"]
 
@@ -120,8 +121,9 @@ class Host(Components, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invocation:
-    """What commands work with: the plugins that were found, and the environment."""
+    """What commands work with: the plugins that were found, the environment, and maybe a worker that has begun."""
 
     host: Host
     options: PluginOptions
     environ: Mapping[str, str]
+    ahead: Ahead | None = None

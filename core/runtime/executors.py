@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from maxserve.core.interfaces.executor import Executor, ExecutorContext, WorkerLauncher
+from maxserve.core.runtime.ahead import COMMAND
 from maxserve.core.runtime.openmp import WAITING
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.registry.protocol import Host
+    from maxserve.core.runtime.ahead import Ahead
 
     Relay = Callable[[IO[bytes]], None]
 
-# -P: a worker imports from where its parent does, and never by accident from the working directory.
-COMMAND = (sys.executable, "-P", "-m", "maxserve.core.runtime.worker")
 
-
-def build_executor(settings: Settings, host: Host, relay: Relay | None = None) -> WorkerLauncher:
+def build_executor(
+    settings: Settings, host: Host, relay: Relay | None = None, ahead: Ahead | None = None
+) -> WorkerLauncher:
     """What starts workers; PluginError for a name that no plugin declares."""
     entry = host.of(Executor).get(settings.server.executor)
-    launcher: WorkerLauncher = host.build(entry, executor_context(host.section_values(settings), relay))
+    context = executor_context(host.section_values(settings), relay, ahead)
+    launcher: WorkerLauncher = host.build(entry, context)
     return launcher
 
 
-def executor_context(sections: Mapping[type[Any], Any] | None = None, relay: Relay | None = None) -> ExecutorContext:
+def executor_context(
+    sections: Mapping[type[Any], Any] | None = None, relay: Relay | None = None, ahead: Ahead | None = None
+) -> ExecutorContext:
     """What an executor gets."""
-    return ExecutorContext(sections=sections or {}, command=COMMAND, environ=WAITING, relay=relay)
+    begun = None if ahead is None else ahead.take
+    return ExecutorContext(sections=sections or {}, command=COMMAND, environ=WAITING, relay=relay, begun=begun)

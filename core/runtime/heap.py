@@ -7,8 +7,9 @@ import gc
 
 
 def settle_heap() -> None:
-    """Collections look no more through what was built, and what was freed meanwhile goes back to the system."""
+    """Collections begin, past what was built, and what was freed meanwhile goes back to the system."""
     gc.freeze()
+    gc.enable()
     give_back()
 
 

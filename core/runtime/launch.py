@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -30,21 +31,32 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.process import Display
     from maxserve.core.registry.entries import Entry
+    from maxserve.core.runtime.ahead import Ahead
 
 log = logging.getLogger("maxserve.server")
 
 
-def serve(settings: Settings, host: Host, *, engine: str | None = None, notes: Sequence[str] = ()) -> int:
+def serve(
+    settings: Settings,
+    host: Host,
+    *,
+    engine: str | None = None,
+    notes: Sequence[str] = (),
+    ahead: Ahead | None = None,
+) -> int:
     """Serves until SIGINT or SIGTERM and returns the exit status: 0, or 1 when the engine failed for good.
 
     `engine` is the "module:attribute" by which workers build theirs, if not the one for the model's task, `notes` are
-    logged first. UsageError when what the settings ask for cannot be served. Main thread only.
+    logged first, and `ahead` is a worker that has begun. UsageError when what the settings ask for cannot be served.
+    Main thread only.
     """
     logs.configure(prefix=settings.server.log_prefix)
     with ExitStack() as stack:
+        gc.disable()  # until the application is made: see settle_heap
+        stack.callback(gc.enable)
         stack.enter_context(_termination_as_interrupt())
         try:
-            _serve(settings, host, engine, notes, stack)
+            _serve(settings, host, engine, notes, ahead, stack)
         except KeyboardInterrupt:
             log.info("stopped while starting")
         except EngineError as error:
@@ -53,7 +65,9 @@ def serve(settings: Settings, host: Host, *, engine: str | None = None, notes: S
     return 0
 
 
-def _serve(settings: Settings, host: Host, engine: str | None, notes: Sequence[str], stack: ExitStack) -> None:
+def _serve(
+    settings: Settings, host: Host, engine: str | None, notes: Sequence[str], ahead: Ahead | None, stack: ExitStack
+) -> None:
     routes = chosen_routes(settings, host)
     listening = stack.enter_context(closing(ports.listen(settings.server.host, settings.server.port)))
     process = ProcessInfo(kind="server")
@@ -65,7 +79,7 @@ def _serve(settings: Settings, host: Host, engine: str | None, notes: Sequence[s
     if files is not None:
         settings = with_required(settings, host.architectures.get(files.architecture).component, host.plugin_sections())
         check_for_task(settings, files.task, host.plugin_sections())
-    launcher = build_executor(settings, host, display.relay)
+    launcher = build_executor(settings, host, display.relay, ahead)
     addresses = stack.enter_context(launcher.endpoints())
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(
@@ -81,6 +95,8 @@ def _serve(settings: Settings, host: Host, engine: str | None, notes: Sequence[s
     supervisor = Supervisor(start, host.fingerprint, client, launcher)
     stack.callback(supervisor.kill)
     supervisor.spawn()
+    if ahead is not None:
+        ahead.end()  # where it was of no use
 
     # The web framework takes most of a second to import; the worker imports torch in the meantime.
     from maxserve.core.runtime.serving import Plan, Serving

@@ -1,8 +1,8 @@
 """The process that owns an engine: `python -m maxserve.core.runtime.worker`, started by the API process only.
 
 It reads a Start message from its standard input, makes the plugins and the engine, and then takes requests and gives
-outputs over its sockets. SIGINT and SIGTERM are the parent's to answer; a worker ends when it is asked to, or when its
-parent is gone.
+outputs over its sockets. One that has the process id of its parent as an argument has begun before there is a message.
+SIGINT and SIGTERM are the parent's to answer; a worker ends when it is asked to, or when its parent is gone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from maxserve.core.config import Settings
@@ -31,7 +33,7 @@ from maxserve.core.registry.host import PluginHost, ProcessInfo
 from maxserve.core.registry.protocol import Host
 from maxserve.core.runtime import logs
 from maxserve.core.runtime.heap import give_back, settle_heap
-from maxserve.core.runtime.lifeline import hold, read_start
+from maxserve.core.runtime.lifeline import end_with_parent, hold, read_start
 from maxserve.core.runtime.messages import (
     Abort,
     ChangeAdapters,
@@ -185,12 +187,22 @@ def main() -> None:
     faulthandler.enable()  # a crash in native code says where
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    gc.disable()  # what is imported and built now stays; looking through it for garbage takes a tenth of the start
+    if parents := sys.argv[1:]:
+        _import_ahead(int(parents[0]))
     start = read_start(sys.stdin.buffer)
     lifeline = hold(sys.stdin.fileno(), start.parent)
     sys.path[:] = start.search_path
     settings = Settings.model_validate_json(start.settings)
     logs.configure(start.log_level, settings.server.log_prefix)
     work(start, settings, lifeline.join)
+
+
+def _import_ahead(parent: int) -> None:
+    """Imports what an engine most likely needs, before the start message of `parent` is there (see `ahead`)."""
+    end_with_parent(parent)
+    with suppress(Exception):  # what needs it says so
+        import_module("torch")
 
 
 def work(start: Start, settings: Settings, wait_for_end: Callable[[], object]) -> None:
@@ -214,7 +226,6 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
     host = PluginHost.from_manifest(start.manifest)
     channel.send(Hello(pid=os.getpid(), fingerprint=host.fingerprint))
     host.process_start(process)
-    gc.disable()  # what is imported and built now stays; looking through it for garbage takes a tenth of the start
     reporter = Reporter(channel)
     files = start.files
     if files is None:  # --defer-resolve: the model is not resolved yet
@@ -229,7 +240,6 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
         settings = with_required(settings, host.architectures.get(files.architecture).component, host.plugin_sections())
     engine = _engine(start, settings, host, files, reporter)
     settle_heap()  # nor do collections among steps look through it
-    gc.enable()
     info = with_changes(engine, start.changes, partial(_reads, channel))
     channel.send(Ready(info=info))
     engine.serve_grammars(channel.wake)

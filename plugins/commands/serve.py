@@ -31,7 +31,8 @@ def serve_command(invocation: Invocation) -> click.Command:
 
         from maxserve.runtime import serve as run  # takes most of a second to import
 
-        return run(settings, invocation.host, notes=[f"settings\n{block}" for block in shown])
+        notes = [f"settings\n{block}" for block in shown]
+        return run(settings, invocation.host, notes=notes, ahead=invocation.ahead)
 
     return GroupedCommand(
         "serve",

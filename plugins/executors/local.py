@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 
 from maxserve.interfaces.executor import Endpoints, ExecutorContext
@@ -30,9 +31,13 @@ class LocalWorker:
     """One child process. It must be started by a thread that outlives it: Linux ends it with that thread."""
 
     def __init__(self, context: ExecutorContext, start: bytes) -> None:
-        errors = None if context.relay is None else subprocess.PIPE
         environ = {**context.environ, **os.environ}
-        self._process = subprocess.Popen(context.command, stdin=subprocess.PIPE, stderr=errors, env=environ)
+        self._process = _begun(context, environ) or subprocess.Popen(
+            context.command,
+            stdin=subprocess.PIPE,
+            stderr=None if context.relay is None else subprocess.PIPE,
+            env=environ,
+        )
         if context.relay is not None and self._process.stderr is not None:
             context.relay(self._process.stderr)
         self.pid = self._process.pid
@@ -69,3 +74,7 @@ class LocalWorker:
         self.cut()
         self._process.kill()
         self._process.wait()
+
+
+def _begun(context: ExecutorContext, environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+    return None if context.begun is None else context.begun(environ, context.relay is not None)

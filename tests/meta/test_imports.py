@@ -106,6 +106,28 @@ def test_declarations_and_the_command_line_are_light(light_import: Any) -> None:
     assert loaded & HEAVY == set()
 
 
+def test_a_server_that_has_not_begun_its_worker_is_light(light_import: Any) -> None:
+    """It ends here at the addresses of the worker, the last thing before it."""
+    serve = ("serve", "--port", "0", "--zmq-endpoint-base", "ipc:///there-is/no-such-folder")
+    loaded = light_import("from maxserve.core.cli import main; main()", *serve)
+    assert "maxserve.plugins.executors.endpoints" in loaded
+    later = {
+        "uvloop",
+        "starlette",
+        "jinja2",
+        "PIL",
+        "httpx",
+        "prometheus_client",
+        "llguidance",
+    }
+    assert loaded & ((HEAVY - {"zmq"}) | later) == set()
+
+
+def test_the_command_line_can_begin_a_worker_before_all_else(light_import: Any) -> None:
+    loaded = light_import("import maxserve.core.cli, maxserve.core.runtime.ahead")
+    assert loaded & {*HEAVY, "click", "pluggy", "pydantic", "maxserve.core.hookspecs"} == set()
+
+
 def test_a_worker_begins_lightly(light_import: Any) -> None:
     """Plugins are found and the settings read before torch is imported, which takes a second of its own."""
     assert light_import("import maxserve.core.runtime.worker") & {"torch", "transformers", "fastapi"} == set()

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from maxserve.core.config import PluginSection, Settings, resolve
-from maxserve.core.config.settings import SECTIONS, ModelSettings
+from maxserve.core.config.settings import SECTIONS, ModelSettings, _adapter
 from maxserve.core.interfaces.errors import SettingsError
+from maxserve.core.registry.host import PluginHost
+from maxserve.core.registry.options import PluginOptions
 
 
 def test_defaults_survive_the_way_to_a_worker() -> None:
@@ -63,3 +68,48 @@ def test_a_plugin_section_refuses_what_its_schema_refuses(section: PluginSection
     with pytest.raises(SettingsError, match=r"shortest-first.*acme") as caught:
         section.load(values)
     assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Settings that refuse to be even, as some schemas check themselves."""
+
+    number: int = 1
+    names: tuple[str, ...] = ()
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.number % 2 == 0:
+            raise ValueError("must be odd")
+
+
+@dataclass(frozen=True)
+class Even(Odd):
+    number: int = 2
+
+
+@pytest.mark.parametrize("values", [{}, {"number": 1, "names": [], "weights": {}}])
+def test_defaults_need_no_validator(values: dict[str, Any]) -> None:
+    before = _adapter.cache_info().misses
+    assert PluginSection(name="odd", schema=Odd).load(values) == Odd()
+    assert _adapter.cache_info().misses == before
+
+
+@pytest.mark.parametrize("values", [{"number": True}, {"number": 3, "names": ["a"]}])
+def test_other_values_are_validated(values: dict[str, Any]) -> None:
+    made = PluginSection(name="odd", schema=Odd).load(values)
+    assert (type(made.number), type(made.names)) == (int, tuple)
+    assert made.number == values["number"]
+
+
+def test_defaults_that_their_own_check_refuses_are_refused() -> None:
+    with pytest.raises(SettingsError, match="must be odd"):
+        PluginSection(name="even", schema=Even, plugin="acme").load({})
+
+
+def test_defaults_of_plugins_are_what_their_validators_make_of_them() -> None:
+    sections = PluginHost.discover(PluginOptions(), strict=True).plugin_sections()
+    given = resolve({}, environ={}, sections=sections).plugins.sections
+    for section in sections:
+        values = given.get(section.name, {})
+        assert section.load(values) == TypeAdapter(section.schema).validate_python(dict(values)), section.name

@@ -29,7 +29,7 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.chdir(tmp_path)
     calls: list[Any] = []
 
-    def serve(settings: Any, host: Any, *, notes: Any) -> int:
+    def serve(settings: Any, host: Any, *, notes: Any, ahead: Any) -> int:
         calls.append((settings, host))
         return 3
 
