@@ -137,7 +137,8 @@ void run(const Operation& o, const Buffers& b, const Step& step, long count) {
       const long start_step = start ? b.widths[o.in[1]] : 0;
       const LowRank* low_rank = step.adapted ? (const LowRank*)o.addresses[2] : nullptr;
       std::optional<Change> change;
-      if (low_rank) change.emplace(*low_rank, *step.adapted, x, x_step);
+      const bool rounds = rounds_at_once((Weights)o.sizes[2], count, o.sizes[0]);
+      if (low_rank) change.emplace(*low_rank, *step.adapted, x, x_step, rounds ? count : 0);
       const bool wide = o.sizes[2] == FLOAT32;  // weights that all rows are multiplied by in one way are read once
       const std::vector<Run>& runs = wide ? step.runs : step.whole;
       const bool alone = change && runs.size() == 1;  // one product makes all rows, and adds what is changed

@@ -79,15 +79,15 @@ template <long N> constexpr bool ON_UNITS<Planes<N>> = true;
 template <class W> constexpr bool ADDS_TERMS = false;
 template <long N> constexpr bool ADDS_TERMS<Planes<N>> = true;
 
-// Rows that are multiplied together: as many as stay in cache L2 while the panels pass by, and what is split of panels
+// Rows of m that are multiplied together: as many as stay in cache L2 while the panels pass by, and what is split of panels
 // serves enough of them.
 template <class W>
-long rows_at_once(const Product& p) {
+long rows_at_once(long m, long inputs) {
   constexpr bool units = ON_UNITS<W>, whole = std::is_same<W, Whole>::value;
   constexpr long step = units ? 32 : ROWS, few = whole ? 96 : units ? 64 : 8 * ROWS;
   constexpr long entries = (units && !whole) || std::is_same<W, Dot>::value ? 262144 : 131072;
-  const long rows = std::max(few, entries / p.inputs / step * step);
-  return p.m <= rows + rows / 2 ? p.m : rows;
+  const long rows = std::max(few, entries / inputs / step * step);
+  return m <= rows + rows / 2 ? m : rows;
 }
 
 // Rows as the units that multiply them read them: what a thread keeps from one item of a product to the next.
@@ -147,12 +147,6 @@ void part(const Product& p, long first, long rows, long panel, long count, Kept<
 
 #if defined(MATRIX_UNITS)
 
-// Of this thread. A variable template would do, but GCC 12 may initialise one after it has been used.
-template <long N>
-Split<N>& split() {
-  static thread_local Split<N> own;
-  return own;
-}
 thread_local std::vector<Line<Pair>> planes;
 thread_local Terms terms[2];
 
@@ -164,7 +158,7 @@ const Terms& terms_of(const Product& p, long first, long panel, long place = 0) 
   return terms[place];
 }
 
-// Items of the same rows come one after another: they are split for the first.
+// Items of the same rows come one after another: they are split for the first, unless a change has them so already.
 template <long N>
 struct KeptUnits {
   static constexpr long PLANES_OF_ROWS = N;
@@ -173,6 +167,7 @@ struct KeptUnits {
 
   void take(const Product& p, long first, long count) {
     const float* x = p.x + first * p.x_step;
+    if (N == 1 && p.change && p.change->split_rows()) rows = p.change->split_rows();
     if (rows != x) split<N>().take(x, p.x_step, count, p.inputs);
     rows = x;
   }
@@ -277,7 +272,7 @@ void multiply_and_change(const Product& p, const Cut& cut) {
 
 template <class W>
 void multiply_by(const Product& p) {
-  const Cut cut(p, rows_at_once<W>(p));
+  const Cut cut(p, rows_at_once<W>(p.m, p.inputs));
   const bool terms = ADDS_TERMS<W> && p.change && p.change->on_units();
   if (p.change && !terms && cut.items == cut.groups && p.change->by_columns(WIDTH)) return multiply_and_change<W>(p, cut);
   Kept<W> kept;
@@ -300,7 +295,7 @@ struct Mixture {
 
   template <class W>
   void add(const Product& p) {
-    products.push_back(p), cuts.push_back(Cut(p, rows_at_once<W>(p)));
+    products.push_back(p), cuts.push_back(Cut(p, rows_at_once<W>(p.m, p.inputs)));
     ends.push_back((ends.empty() ? 0 : ends.back()) + cuts.back().items);
   }
 
@@ -364,6 +359,14 @@ void with_kind(Weights weights, long inputs, bool many, F&& call) {
 }
 
 }  // namespace
+
+bool rounds_at_once(Weights weights, long rows, long inputs) {
+#if defined(MATRIX_UNITS)
+  return weights == BFLOAT16_ROUNDS && by_units(inputs) && rows_at_once<Planes<1>>(rows, inputs) == rows;
+#else
+  return false;
+#endif
+}
 
 void multiply(const Product& p) {
   if (!p.m) return;

@@ -2,6 +2,7 @@
 #include "low_rank.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <type_traits>
 
@@ -10,14 +11,14 @@
 
 namespace {
 
-constexpr long BLOCK = 16;       // rows that read a weight together
+constexpr long BLOCK = 32;       // rows that read a weight together
 constexpr long TOGETHER = 32;    // rows that matrix units multiply in one go
 constexpr long PANEL = 16;       // columns of a panel, in which factors lie input by input
 constexpr long INPUTS = 32;      // inputs of `down` are filled up to a multiple of it
 constexpr long COLUMNS = 256;    // outputs of an item
 constexpr long MANY = 4;         // blocks that are enough items for the threads
 constexpr long SOON = 4 * 1024;  // bytes that are fetched before they are read
-constexpr long FEW = 384 << 10;  // bytes of `down` that each thread reads for itself, sooner than threads wait for each other
+constexpr long FEW = 128 << 10;  // bytes of `down` that each thread reads for itself, sooner than threads wait for each other
 
 long filled(long count, long to) { return (count + to - 1) / to * to; }
 
@@ -34,6 +35,15 @@ struct alignas(64) Words {
   uint16_t words[INPUTS];
 };
 thread_local std::vector<Words> room;
+
+// Rows that are multiplied: where they lie, and whether split<1>() has them.
+struct Rows {
+  const float* x;
+  long step, inputs;
+  bool split;
+
+  const float* at(long row) const { return x + row * step; }
+};
 
 // Factors in float32: a step of a sum is one of a column's numbers.
 struct Single {
@@ -182,10 +192,10 @@ class ByVectors {
   static long entries(long rank) { return rank; }
   static void keep(const float* sums, Number* out, bool) { F::keep(sums, out); }
 
-  // Row number n of `count`, of so many inputs.
-  void take(const float* x, long n, long count, long inputs) {
-    count_ = count, steps_ = (inputs + F::DEPTH - 1) / F::DEPTH;
-    rows_[n] = F::row(x, inputs, n, filled(inputs, INPUTS));
+  // The rows of these numbers.
+  void take(const Rows& rows, const int64_t* numbers, long count) {
+    count_ = count, steps_ = (rows.inputs + F::DEPTH - 1) / F::DEPTH;
+    for (long n = 0; n < count; n++) rows_[n] = F::row(rows.at(numbers[n]), rows.inputs, n, filled(rows.inputs, INPUTS));
   }
 
   // Gives each panel's sums [count][PANEL] to `end(number of the panel, sums)`.
@@ -206,59 +216,82 @@ class ByVectors {
 // The same by matrix units: 32 inputs of a panel are a tile.
 class ByUnits {
   const uint16_t* rows_ = nullptr;
-  long count_ = 0, shaped_ = 0;
-
-  struct Shapes {  // what `ldtilecfg` reads: bytes of a row and rows of each tile
-    uint8_t palette = 1, start = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64};
-    uint8_t rows[16] = {};
-  };
-
-  // Tiles 0 and 1 are sums, 2 and 3 weights, 4 is rows.
-  void shape() {
-    if (shaped_ == count_) return;
-    shaped_ = count_;
-    Shapes shapes;
-    for (int tile : {0, 1, 4}) shapes.rows[tile] = count_;
-    for (int tile : {2, 3}) shapes.rows[tile] = HEIGHT;
-    _tile_loadconfig(&shapes);
-  }
+  long count_ = 0, row_ = 0, step_ = 0, next_ = 0;  // bytes of a row; words to the next 32 inputs, and to the second 16 rows
+  Units units_;
 
   static void fetch_tile(const uint16_t* tile) {
     for (long i = 0; i < INPUTS * PANEL; i += 32) fetch(tile + i);
   }
 
-  // The sums of a panel, or of two.
-  template <bool BOTH>
+  // The sums of a panel, or of two, for up to 16 rows or `MORE`.
+  template <bool BOTH, bool MORE>
   void sum(const uint16_t* one, const uint16_t* other, long size, float (*sums)[BLOCK][PANEL]) const {
+    const uint16_t* rows = rows_;
     _tile_zero(0);
     if (BOTH) _tile_zero(1);
-    for (long i = 0; i < size; i += INPUTS, one += INPUTS * PANEL, other += INPUTS * PANEL) {
+    if (MORE) _tile_zero(2);
+    if (BOTH && MORE) _tile_zero(3);
+    for (long i = 0; i < size; i += INPUTS, one += INPUTS * PANEL, other += INPUTS * PANEL, rows += step_) {
       fetch_tile(one);
-      _tile_loadd(4, rows_ + i, size * 2);
-      _tile_loadd(2, one, 64);
-      _tile_dpbf16ps(0, 4, 2);
+      _tile_loadd(4, rows, row_);
+      if (MORE) _tile_loadd(5, rows + next_, row_);
+      _tile_loadd(6, one, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      if (MORE) _tile_dpbf16ps(2, 5, 6);
       if (!BOTH) continue;
       fetch_tile(other);
-      _tile_loadd(3, other, 64);
-      _tile_dpbf16ps(1, 4, 3);
+      _tile_loadd(7, other, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      if (MORE) _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, sums[0], 64);
     if (BOTH) _tile_stored(1, sums[1], 64);
+    if (MORE) _tile_stored(2, sums[0][HEIGHT], 64);
+    if (BOTH && MORE) _tile_stored(3, sums[1][HEIGHT], 64);
+  }
+
+  template <bool BOTH>
+  void sum(const uint16_t* one, const uint16_t* other, long size, float (*sums)[BLOCK][PANEL]) const {
+    if (count_ > HEIGHT) sum<BOTH, true>(one, other, size, sums);
+    else sum<BOTH, false>(one, other, size, sums);
+  }
+
+  static const uint16_t* rounded(long number) { return split<1>().tiles(number) + number % HEIGHT * STEP; }
+
+  // Whether tiles can be read where split<1>() has these rows: those of a tile as far from each other as the first two are.
+  bool in_place(const int64_t* numbers, long count) {
+    const uint16_t* first = rounded(numbers[0]);
+    const long apart = count > 1 ? rounded(numbers[1]) - first : 0;
+    for (long n = 0; n < count; n++)
+      if (rounded(numbers[n]) != rounded(numbers[n / HEIGHT * HEIGHT]) + n % HEIGHT * apart) return false;
+    rows_ = first, row_ = apart * 2, step_ = TILE, next_ = count > HEIGHT ? rounded(numbers[HEIGHT]) - first : 0;
+    return true;
+  }
+
+  // Rows of split<1>() beside each other.
+  static void gather(const int64_t* numbers, long count, long lines) {
+    if ((long)room.size() < BLOCK * lines) room.resize(BLOCK * lines);
+    for (long n = 0; n < count; n++) {
+      const uint16_t* from = rounded(numbers[n]);
+      for (long i = 0; i < lines; i++) memcpy(&room[n * lines + i], from + i * TILE, sizeof room[0]);
+    }
   }
 
  public:
-  ~ByUnits() { if (shaped_) _tile_release(); }
-
-  void take(const float* x, long n, long count, long inputs) {
-    Double::row(x, inputs, n, filled(inputs, INPUTS));
-    count_ = count, rows_ = room.data()->words;
+  void take(const Rows& rows, const int64_t* numbers, long count) {
+    const long size = filled(rows.inputs, INPUTS);
+    count_ = count;
+    if (rows.split && in_place(numbers, count)) return;
+    if (rows.split) gather(numbers, count, size / INPUTS);
+    else
+      for (long n = 0; n < count; n++) Double::row(rows.at(numbers[n]), rows.inputs, n, size);
+    rows_ = room.data()->words, row_ = size * 2, step_ = INPUTS, next_ = size * HEIGHT;
   }
 
   template <class End>
   void multiply(const uint16_t* panels, long count, long size, End end) {
     alignas(64) float sums[2][BLOCK][PANEL];
-    shape();
+    units_.shape(std::min(count_, HEIGHT), std::max(count_ - HEIGHT, 1L));
     long p = 0;
     for (; p + 1 < count; p += 2, panels += 2 * size * PANEL) {
       sum<true>(panels, panels + size * PANEL, size, sums);
@@ -302,16 +335,6 @@ long highest_rank(const LowRank& c, const Adapted& adapted) {
   return highest;
 }
 
-#if defined(MATRIX_UNITS)
-
-// 32 numbers of bfloat16.
-void widen(const uint16_t* from, float* out) {
-  for (long i = 0; i < 2 * LANES; i += LANES)
-    _mm512_storeu_si512(out + i, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(from + i))), 16));
-}
-
-#endif
-
 // The halves of a change, of factors of one type. What the first makes is kept as the second reads it.
 template <class F, class Products>
 struct Halves {
@@ -322,13 +345,13 @@ struct Halves {
 
   // Panels first … end - 1 of a block.
   static void shrink_block(const LowRank& c, const Adapted& adapted, const Adapted::Block& b, long step, long first, long end,
-                           const float* x, long x_step, Products& products, float* between) {
+                           const Rows& rows, Products& products, float* between) {
     const long rank = c.ranks[b.slot], size = filled(c.inputs, INPUTS);
     end = std::min(end, c.parts * rank / PANEL);
     if (first >= end) return;
     const Number* down = (const Number*)c.down + b.slot * c.down_step + first * size * PANEL;
     fetch_first(down);
-    for (long n = 0; n < b.count; n++) products.take(x + adapted.order[b.first + n] * x_step, n, b.count, c.inputs);
+    products.take(rows, adapted.order + b.first, b.count);
     products.multiply(down, end - first, size, [&](long p, const float (*sums)[PANEL]) {
       const long part = (first + p) * PANEL / rank, within = (first + p) * PANEL % rank;
       Number* made = (Number*)between + b.first * step + part * Products::entries(rank) + within;
@@ -336,21 +359,21 @@ struct Halves {
     });
   }
 
-  static const float* shrink(const LowRank& c, Adapted& adapted, const float* x, long x_step) {
+  static const float* shrink(const LowRank& c, Adapted& adapted, const Rows& rows) {
     const long step = step_of(c, adapted), blocks = adapted.blocks.size(), pieces = c.parts * highest_rank(c, adapted) / PANEL;
     if (!step) return nullptr;
     Products products;
     if (blocks * pieces * filled(c.inputs, INPUTS) * PANEL * (long)sizeof(Number) <= FEW) {
       static thread_local std::vector<float> own;
       if ((long)own.size() < (adapted.rows + BLOCK) * step) own.resize((adapted.rows + BLOCK) * step);
-      for (const auto& b : adapted.blocks) shrink_block(c, adapted, b, step, 0, pieces, x, x_step, products, own.data());
+      for (const auto& b : adapted.blocks) shrink_block(c, adapted, b, step, 0, pieces, rows, products, own.data());
       return own.data();
     }
     const long share = blocks >= MANY ? pieces : 1;  // panels of an item, which has its rows made once
     const long items = (pieces + share - 1) / share;
 #pragma omp for schedule(dynamic, 1)
     for (long item = 0; item < blocks * items; item++)
-      shrink_block(c, adapted, adapted.blocks[item / items], step, item % items * share, (item % items + 1) * share, x, x_step,
+      shrink_block(c, adapted, adapted.blocks[item / items], step, item % items * share, (item % items + 1) * share, rows,
                    products, adapted.between.data());
     return adapted.between.data();
   }
@@ -414,9 +437,11 @@ void with_halves(const LowRank& c, G g) {
   g(Halves<Single, ByVectors<Single>>());
 }
 
+std::atomic<long> steps{0};  // that had rows with adapters
+
 }  // namespace
 
-Adapted::Adapted(const int64_t* o, const int64_t* g, long count) : order(o), adapters(count), groups(g) {
+Adapted::Adapted(const int64_t* o, const int64_t* g, long count) : order(o), adapters(count), groups(g), number(++steps) {
   for (long a = 0; a < adapters; a++, g += 3) {
     for (long first = g[1]; first < g[2]; first += BLOCK) {
       blocks.push_back({g[0] - 1, first, std::min<long>(BLOCK, g[2] - first)});
@@ -436,13 +461,18 @@ void Adapted::place(long adapter, long entry) {
 }
 
 void Adapted::reserve(const LowRank& c) {
-  const size_t size = (rows + BLOCK) * c.parts * filled(highest_rank(c, *this), INPUTS);
+  const long ranks = c.parts * filled(highest_rank(c, *this), INPUTS);
+  cells = std::max(cells, ranks / INPUTS);
+  const size_t size = (rows + BLOCK) * ranks;
   if (between.size() < size) between.resize(size);
 }
 
-Change::Change(const LowRank& c, Adapted& adapted, const float* x, long x_step) : c_(c), adapted_(adapted) {
+Change::Change(const LowRank& c, Adapted& adapted, const float* x, long x_step, long rounded) : c_(c), adapted_(adapted) {
   some_ = highest_rank(c, adapted);
-  with_halves(c, [&](auto halves) { made_ = halves.shrink(c, adapted, x, x_step); });
+#if defined(MATRIX_UNITS)
+  if (some_ && rounded && c.in_bfloat16) split<1>().take(split_ = x, x_step, rounded, c.inputs);
+#endif
+  with_halves(c, [&](auto halves) { made_ = halves.shrink(c, adapted, {x, x_step, c.inputs, split_ != nullptr}); });
 #if defined(MATRIX_UNITS)
   if (some_ && on_units()) lay_in_tiles();
 #endif
@@ -470,11 +500,11 @@ void Change::add(float* out, long out_step) const {
 
 namespace {
 
-// Of this thread and of the change that it computes: rows as tiles, or as float32; and of each adapter what ends with its
-// last panel.
+// Of this thread: rows as tiles of the change that it computes, whose rows of others stay empty for a step, and what ends
+// with the last panel of an adapter.
 thread_local std::vector<Line<uint16_t>> tiles, ends;
-thread_local std::vector<Line<float>> wide;
-constexpr long LINES = HEIGHT;  // of a tile
+thread_local long laid = 0, changes = 0;  // of which step, and how many changes
+constexpr long LINES = HEIGHT;            // of a tile
 static_assert(TOGETHER == SQUARE, "terms are of the rows that are multiplied in one go");
 
 }  // namespace
@@ -483,51 +513,62 @@ bool Change::on_units() const { return c_.in_bfloat16 && matrix_units() && by_co
 
 const uint16_t* Change::up(long slot) const { return (const uint16_t*)c_.up + slot * c_.up_step; }
 
+// What the first half has made of a row for a part, for the ranks of its adapter.
+const uint16_t* Change::made(const Adapted::Share& share, long entry, long part) const {
+  return (const uint16_t*)made_ + entry * c_.parts * steps_ * STEP + part * ByUnits::entries(c_.ranks[share.slot]);
+}
+
 // Tiles of an adapter in 32 rows lie where its first of these rows would: [parts][steps of ranks][32 rows][32 ranks].
 uint16_t* Change::tile(const Adapted::Share& share, long part, long step) const {
-  return tiles[(share.entry / (FewRows::MOST + 1) * c_.parts + part) * steps_ * 2 * LINES + step * 2 * LINES].words;
+  return tiles[(share.entry / (FewRows::MOST + 1) * adapted_.cells + part * steps_ + step) * 2 * LINES].words;
 }
-
-float* Change::widened(long entry, long part) const { return wide[(entry * c_.parts + part) * steps_ * 2].words; }
 
 void Change::lay_in_tiles() {
-  const long row = Halves<Double, ByUnits>::step_of(c_, adapted_);
-  steps_ = row / c_.parts / STEP;
-  const size_t lines = c_.parts * steps_ * 2;
-  if (wide.size() < adapted_.rows * lines) wide.resize(adapted_.rows * lines);
-  if (tiles.size() < (adapted_.rows / (FewRows::MOST + 1) + 1) * lines * LINES)
-    tiles.resize((adapted_.rows / (FewRows::MOST + 1) + 1) * lines * LINES);
+  steps_ = Halves<Double, ByUnits>::step_of(c_, adapted_) / c_.parts / STEP;
+  number_ = ++changes;
+  const size_t lines = (adapted_.rows / (FewRows::MOST + 1) + 1) * adapted_.cells * 2 * LINES;
+  if (laid != adapted_.number) tiles.assign(lines, {});
+  laid = adapted_.number;
   for (const auto& shares : adapted_.squares)
-    for (const auto& share : shares) lay(share, row);
-  ends.resize(adapted_.adapters * LINES);
-  for (long a = 0; a < adapted_.adapters; a++) {
-    const long slot = adapted_.groups[3 * a] - 1, size = c_.ranks[slot] % STEP * PANEL;  // of half a tile, or nothing
-    memset((void*)&ends[a * LINES], 0, LINES * sizeof ends[0]);
-    memcpy((void*)&ends[a * LINES], up(slot) + c_.outputs * c_.ranks[slot] - size, size * sizeof(uint16_t));
-  }
+    for (const auto& share : shares)
+      if (share.count > FewRows::MOST) lay(share);
 }
 
-void Change::lay(const Adapted::Share& share, long row) {
-  const long steps = filled(c_.ranks[share.slot], STEP) / STEP;
-  const bool few = share.count <= FewRows::MOST;
-  for (long p = 0; p < c_.parts; p++) {
-    if (!few) memset(tile(share, p, 0), 0, steps * 2 * LINES * sizeof tiles[0]);
-    for (long i = share.entry; i < share.entry + share.count; i++)
-      for (long s = 0; s < steps; s++) {
-        const uint16_t* made = (const uint16_t*)made_ + i * row + (p * steps + s) * STEP;
-        if (few) widen(made, widened(i, p) + s * STEP);
-        else memcpy(tile(share, p, s) + adapted_.order[i] % TOGETHER * STEP, made, STEP * sizeof *made);
-      }
-  }
+void Change::lay(const Adapted::Share& share) {
+  for (long p = 0; p < c_.parts; p++)
+    for (long s = 0; s * STEP < c_.ranks[share.slot]; s++) {
+      uint16_t* out = tile(share, p, s);
+      for (long i = share.entry; i < share.entry + share.count; i++)
+        memcpy(out + adapted_.order[i] % TOGETHER * STEP, made(share, i, p) + s * STEP, STEP * sizeof *out);
+    }
+}
+
+// A last panel of half a tile, and nothing behind it.
+const uint16_t* Change::filled_end(const Adapted::Share& share, const uint16_t* from) const {
+  if (ends.size() < adapted_.adapters * LINES) ends.resize(adapted_.adapters * LINES);
+  uint16_t* out = ends[share.adapter * LINES].words;
+  memcpy(out, from, STEP / 2 * PANEL * sizeof *out);
+  memset(out + STEP / 2 * PANEL, 0, STEP / 2 * PANEL * sizeof *out);
+  return out;
+}
+
+void Change::move(long column, Terms& terms) {
+  const long by = column - terms.column;
+  for (Term& t : terms.tiles) t.one += by * t.rank, t.other += by * t.rank;
+  for (FewRows& t : terms.few) t.one += by * t.rank, t.other += by * t.rank;
+  terms.column = column;
 }
 
 // What lies behind the ranks of a panel is the next panel, which is multiplied by nothing.
-void Change::terms(long square, long column, Terms& made) const {
-  made.clear();
-  if (!some_ || square >= (long)adapted_.squares.size()) return;
-  long part = 0;
-  for (long end = c_.sizes[0]; column >= end; end += c_.sizes[++part]) {}
+void Change::terms(long square, long column, Terms& terms) const {
   const bool last = column + WIDTH == c_.outputs;
+  if (number_ && terms.change == number_ && terms.square == square && terms.column <= column && column < terms.end && !last)
+    return move(column, terms);
+  terms.clear();
+  if (!some_ || square >= (long)adapted_.squares.size()) return;
+  long part = 0, end = c_.sizes[0];
+  for (; column >= end; end += c_.sizes[++part]) {}
+  terms.change = number_, terms.square = square, terms.column = column, terms.end = end;
   for (const auto& share : adapted_.squares[square]) {
     const long rank = c_.ranks[share.slot];
     if (!rank) continue;
@@ -536,15 +577,15 @@ void Change::terms(long square, long column, Terms& made) const {
       FewRows few{one, other, rank, share.count};
       for (long n = 0; n < share.count; n++) {
         few.rows[n] = adapted_.order[share.entry + n] % TOGETHER;
-        few.made[n] = widened(share.entry + n, part);
+        few.made[n] = made(share, share.entry + n, part);
       }
-      made.few.push_back(few);
+      terms.few.push_back(few);
       continue;
     }
     for (long s = 0; s * STEP < rank; s++, one += STEP * PANEL, other += STEP * PANEL) {
       const bool alone = last && rank - s * STEP < STEP;
-      made.tiles.push_back({one, alone ? ends[share.adapter * LINES].words : other, tile(share, part, s), share.first,
-                            share.second});
+      terms.tiles.push_back({one, alone ? filled_end(share, other) : other, tile(share, part, s), share.first,
+                            share.second, rank});
     }
   }
 }

@@ -29,6 +29,8 @@ struct Adapted {
   const int64_t* groups;
   std::vector<Block> blocks;
   std::vector<std::vector<Share>> squares;  // by 32 rows
+  const long number;           // of this step
+  long cells = 0;              // tiles of 32 ranks of all parts, in the projection that has most of them
   std::vector<float> between;  // [rows][parts][ranks], of the projection that is corrected, as the second half reads it
 
   Adapted(const int64_t* order, const int64_t* groups, long adapters);
@@ -45,6 +47,7 @@ struct Term {
   const uint16_t *one, *other;
   const uint16_t* rows;  // [32 rows][32 ranks], with nothing where rows are of others
   bool first, second;    // whether anything is in the first or second 16 rows
+  long rank;             // of the adapter
 };
 
 // The same of few rows. Steps of 32 ranks are added one after another, in each those of even and of odd number by
@@ -53,14 +56,15 @@ struct FewRows {
   static constexpr long MOST = 3;
   const uint16_t *one, *other;
   long rank, count, rows[MOST];
-  const float* made[MOST];
+  const uint16_t* made[MOST];
 };
 
 struct Terms {
   std::vector<Term> tiles;
   std::vector<FewRows> few;
+  long change = 0, square, column, end;  // what they are of: columns from one on, and where those of its part end
 
-  void clear() { tiles.clear(), few.clear(); }
+  void clear() { tiles.clear(), few.clear(), change = 0; }
 };
 
 // What adapters change in the outcome of a projection. It is made of x[row] * down for each row that has an adapter: by all
@@ -69,24 +73,32 @@ class Change {
   const LowRank& c_;
   const Adapted& adapted_;
   const float* made_;
-  bool some_;       // whether there is a change
-  long steps_ = 0;  // tiles of the highest rank
+  bool some_;                     // whether there is a change
+  const float* split_ = nullptr;  // the rows that this thread's split<1>() has
+  long steps_ = 0;                // tiles of the highest rank
+  long number_ = 0;               // among the changes that this thread adds by matrix units, from 1 on
 
   const uint16_t* up(long slot) const;
+  const uint16_t* made(const Adapted::Share& share, long entry, long part) const;
   uint16_t* tile(const Adapted::Share& share, long part, long step) const;
-  float* widened(long entry, long part) const;
   void lay_in_tiles();
-  void lay(const Adapted::Share& share, long row);
+  void lay(const Adapted::Share& share);
+  const uint16_t* filled_end(const Adapted::Share& share, const uint16_t* from) const;
+  static void move(long column, Terms& terms);
 
  public:
-  Change(const LowRank& c, Adapted& adapted, const float* x, long x_step);
+  // `rounded`: how many rows the product will multiply as split<1>() has them, which then is made here; 0: none.
+  Change(const LowRank& c, Adapted& adapted, const float* x, long x_step, long rounded);
+
+  // The rows, if this thread's split<1>() has been made of them.
+  const float* split_rows() const { return split_; }
 
   // Whether no `width` columns, from a multiple of it on, are of two parts, so that they can be added to by themselves.
   bool by_columns(long width) const;
   // Whether products by matrix units add it to their sums: it is the same then for any rows of a projection.
   bool on_units() const;
-  // What they add for rows from 32 * square on and 32 columns.
-  void terms(long square, long column, Terms& made) const;
+  // What they add for rows from 32 * square on and 32 columns. `terms` may be what the same rows got in earlier columns.
+  void terms(long square, long column, Terms& terms) const;
   // What some columns need comes nearer.
   void fetch(long column, long width) const;
   // out[row] += made[row] * up in some columns: by whoever has just made these of all rows.

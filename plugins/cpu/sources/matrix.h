@@ -167,8 +167,13 @@ static inline void add_few(const FewRows& t, float* sums) {
       __builtin_prefetch(t.one + k * PANEL + TERMS_SOON), __builtin_prefetch(t.other + k * PANEL + TERMS_SOON);
       const vec e[2] = {(vec)_mm512_slli_epi32(one, 16), (vec)_mm512_slli_epi32(other, 16)};
       const vec o[2] = {(vec)_mm512_and_si512(one, upper), (vec)_mm512_and_si512(other, upper)};
-      for (int n = 0; n < N; n++)
-        for (int v = 0; v < 2; v++) even[n][v] += spread(t.made[n][k]) * e[v], odd[n][v] += spread(t.made[n][k + 1]) * o[v];
+      for (int n = 0; n < N; n++) {
+        int two;
+        memcpy(&two, t.made[n] + k, sizeof two);
+        const __m512i made = _mm512_set1_epi32(two);
+        const vec made_even = (vec)_mm512_slli_epi32(made, 16), made_odd = (vec)_mm512_and_si512(made, upper);
+        for (int v = 0; v < 2; v++) even[n][v] += made_even * e[v], odd[n][v] += made_odd * o[v];
+      }
     }
     for (int n = 0; n < N; n++)
       for (int v = 0; v < 2; v++) {
@@ -275,6 +280,7 @@ class Split {
   // Sixteen floats' first eight bits; what is left of them stays in `x`, which of infinity is nothing.
   inline __m256i peel(__m512& x) {
     __m256i words = (__m256i)_mm512_cvtneps_pbh(x);
+    if (N == 1) return words;
     __m512 peeled = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16);
     __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(peeled), _mm512_set1_ps(INFINITY), _CMP_NEQ_UQ);
     odd_ |= ~finite;
@@ -302,6 +308,8 @@ class Split {
   // Whether an infinity is among the rows: a plane of weights that is 0 would make it no number.
   bool infinite() const { return odd_; }
   long steps() const { return steps_; }
+  // The tiles of 16 rows, of which a row is the one of this number.
+  const uint16_t* tiles(long row) const { return planes_.data()->words + row / HEIGHT * steps_ * N * TILE; }
 
   // sums[SQUARE][WIDTH] of `count` rows from `first` on, a multiple of HEIGHT, times a panel, and terms.
   template <class P>
@@ -322,6 +330,13 @@ class Split {
     add_few(terms[0].few, sums), add_few(terms[1].few, sums + HEIGHT * WIDTH);
   }
 };
+
+// Of this thread. A variable template would do, but GCC 12 may initialise one after it has been used.
+template <long N>
+Split<N>& split() {
+  static thread_local Split<N> own;
+  return own;
+}
 
 // Whether they multiply weights of so many inputs.
 static inline bool by_units(long inputs) { return inputs % STEP == 0 && matrix_units(); }

@@ -27,6 +27,8 @@ struct Product {
   const Change* change = nullptr;  // of low_rank.h, to rows of this product
 };
 void multiply(const Product& product);
+// Whether that begins with rounding all rows to what matrix units read, the `split<1>()` of matrix.h.
+bool rounds_at_once(Weights weights, long rows, long inputs);
 
 // A row of a weight in panels that is no CodedWeight, in float32.
 void read_row(const void* packed, Weights weights, int64_t row, long inputs, float* out);
