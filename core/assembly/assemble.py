@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from maxserve.core.assembly.cache_pressure import CachePressureLog
 from maxserve.core.assembly.caches import (
     build_attention,
     build_cache,
@@ -18,12 +19,12 @@ from maxserve.core.assembly.caches import (
     group_block_tables,
 )
 from maxserve.core.assembly.compilers import Compilers, preferred_backend
+from maxserve.core.assembly.no_adapters import no_adapters
 from maxserve.core.assembly.params import ParamsReader, request_params
 from maxserve.core.assembly.speculators import build_drafting, choose_speculator, draft_needs
 from maxserve.core.assembly.strategy import choose_groups, choose_strategy
 from maxserve.core.assembly.target import Loaded, Target
 from maxserve.core.config.components import unused_chunking
-from maxserve.core.engine.adapters import no_adapters
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.engine.inputs import InputsBuilder
@@ -252,6 +253,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         ),
         runner=runner if pool is None else pool.around(runner),
         adapters=pool or no_adapters(),
+        on_lost_pages=CachePressureLog().preempted,
         images=images,
         pipeline=build_pipeline(
             target.host,

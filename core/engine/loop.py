@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from maxserve.core.engine.cache_pressure import CachePressureLog
 from maxserve.core.engine.emit import Emitter, merged
 from maxserve.core.engine.in_flight import InFlightStep
 from maxserve.core.engine.ledger import Ledger
@@ -73,7 +72,6 @@ class Engine:
         self._idle_until: Callable[[], float | None] | None
         self._idle_until = policy.idle_until if hasattr(policy, "idle_until") else None
         self._resume: float | None = None  # while the policy waits: when to ask it again
-        self._advice = CachePressureLog()
         self.simulates_failures = True
         self.patient = True  # prompts wait where the policy says so, for others that may come
         self._policy_failed = False
@@ -443,7 +441,7 @@ class Engine:
             sequence.preemptions += 1
         self._counters.preemptions += len(plan.preempted)
         if plan.preempted and plan.lacked_pages:
-            self._advice.preempted(len(plan.preempted), self._counters.preemptions)
+            self._parts.on_lost_pages(len(plan.preempted), self._counters.preemptions)
         plan.preempted.clear()
         for sequence, error in plan.failed.items():
             self._queues.pop(sequence.id)

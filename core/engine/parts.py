@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maxserve.core.engine.adapters import no_adapters
 from maxserve.core.engine.grammar import GrammarManager
 from maxserve.core.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution
 
@@ -83,7 +82,8 @@ class Parts:
     `max_steps` is how many steps of decoding run before the policy, aborts and new requests are looked at. With a
     `device_queue`, each step is launched before the tokens of the one before it are known. With `drafting`, which goes
     with neither, steps verify drafts. `cost` learns what steps take. `grammar_backend` is the one worth having ready.
-    `empty_steps`: the model also runs when there is no request.
+    `empty_steps`: the model also runs when there is no request. `on_lost_pages` hears how many sequences have just
+    given up their pages for want of free ones, and how many have since the start.
     """
 
     info: ModelInfo
@@ -99,11 +99,12 @@ class Parts:
     read_params: Callable[[Mapping[str, Mapping[str, Any]]], Mapping[type[Any], Any]]
     grammars: GrammarManager = field(default_factory=GrammarManager)
     grammar_backend: str | None = None
-    adapters: AdapterSlots = field(default_factory=no_adapters)
+    adapters: AdapterSlots
     max_steps: int = 1
     device_queue: DeviceQueue | None = None
     drafting: Drafting | None = None
     empty_steps: bool = False
     failure_percent: float = 0.0
     check_when_idle: bool = False
+    on_lost_pages: Callable[[int, int], object] = lambda count, total: None
     random: random.Random = field(default_factory=random.Random)

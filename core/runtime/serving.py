@@ -27,10 +27,10 @@ from maxserve.core.interfaces.observer import ObserverContext
 from maxserve.core.interfaces.routes import ServerContext
 from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerContext
 from maxserve.core.loading.images import image_reader
-from maxserve.core.registry.restored import packed
 from maxserve.core.runtime.heap import settle_heap
 from maxserve.core.runtime.observing import Observers
 from maxserve.core.runtime.ports import is_local, url
+from maxserve.core.runtime.restored import packed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from maxserve.core.registry.host import Plugin, PluginHost, ProcessInfo
     from maxserve.core.registry.options import PluginOptions
     from maxserve.core.registry.protocol import Host, Invocation
-    from maxserve.core.registry.restored import Restored, restored
+    from maxserve.core.runtime.restored import Restored, restored
 
 __all__ = [
     "find_architecture",
@@ -44,10 +44,10 @@ __getattr__ = exports(
         "PluginOptions": "maxserve.core.registry.options",
         "ProcessInfo": "maxserve.core.registry.host",
         "Registry": "maxserve.core.registry.entries",
-        "Restored": "maxserve.core.registry.restored",
+        "Restored": "maxserve.core.runtime.restored",
         "cause": "maxserve.core.interfaces.errors",
         "nearest": "maxserve.core.registry.entries",
-        "restored": "maxserve.core.registry.restored",
+        "restored": "maxserve.core.runtime.restored",
         "where": "maxserve.core.registry.entries",
         "words": "maxserve.core.registry.entries",
     },

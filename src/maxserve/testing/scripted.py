@@ -38,7 +38,7 @@ from maxserve.core.interfaces.tokenizer import Tokenizer
 from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
 from maxserve.core.registry.protocol import Host
-from maxserve.core.registry.restored import packed
+from maxserve.core.runtime.restored import packed
 from maxserve.plugins.api.common.chat_template import JinjaTemplate
 from maxserve.plugins.tokenizers.folder import load_tokenizer
 

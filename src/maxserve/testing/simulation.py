@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maxserve.core.assembly.no_adapters import no_adapters
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.parts import Parts
 from maxserve.core.engine.plan import StepPlan, StepView
@@ -298,4 +299,5 @@ def _parts(limits: Limits, cache: CountedCache) -> Parts:
         pipeline=nothing,
         cost=KnownCost(),
         read_params=lambda fields: {},
+        adapters=no_adapters(),
     )

@@ -16,6 +16,7 @@ import torch
 
 from maxserve.core.assembly.assemble import build_pipeline
 from maxserve.core.assembly.grouped_attention import GroupedAttention
+from maxserve.core.assembly.no_adapters import no_adapters
 from maxserve.core.assembly.params import ParamsReader, request_params
 from maxserve.core.engine.drafting import Drafting
 from maxserve.core.engine.draw import Pipeline, Stage
@@ -153,6 +154,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
         vocab: int = VOCAB,
         samplers: Host | None = None,
         grammars: GrammarManager | None = None,
+        on_lost_pages: Callable[[int, int], object] = lambda count, total: None,
     ) -> Engine:
         device = torch.device("cpu")
         declared, tts = component(maxserve_schedulers(), scheduler), tts or Config()
@@ -224,6 +226,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 ),
                 pipeline=pipeline,
                 read_params=reader,
+                adapters=no_adapters(),
                 grammars=GrammarManager() if grammars is None else grammars,
                 max_steps=steps,
                 device_queue=(ThreadQueue if overlap is True else overlap)() if overlap else None,
@@ -232,6 +235,7 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
                 empty_steps=empty,
                 failure_percent=failure_percent,
                 check_when_idle=True,
+                on_lost_pages=on_lost_pages,
                 random=random.Random(0),
             )
         )

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from maxserve.core.assembly.cache_pressure import CachePressureLog
+from maxserve.core.assembly.no_adapters import no_adapters
 from maxserve.core.engine.draw import Pipeline, Stage
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.parts import Parts
@@ -136,6 +138,8 @@ def house(
                 runner=stand_in,
                 pipeline=stand_in,
                 read_params=lambda fields: {},
+                adapters=no_adapters(),
+                on_lost_pages=CachePressureLog().preempted,
                 max_steps=steps,
             )
         ),

@@ -18,7 +18,7 @@ from maxserve.core.config import Settings
 from maxserve.core.interfaces.errors import ModelError, QueueFullError, RequestError
 from maxserve.core.registry.host import PluginHost
 from maxserve.core.registry.options import PluginOptions
-from maxserve.core.registry.restored import packed as packed_plugins
+from maxserve.core.runtime.restored import packed as packed_plugins
 from maxserve.plugins.api.constraints import sandbox as constraint_sandbox
 from maxserve.plugins.api.constraints.messages import Begin, Frames, Outcome, packed
 from maxserve.plugins.api.constraints.process import READY
