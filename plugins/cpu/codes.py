@@ -47,7 +47,7 @@ class _Segment(ctypes.Structure):
         ("order", ctypes.c_void_p),
         ("lookup", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("form", "first", "rows", "inputs", "group", "block")),
-        *((name, ctypes.c_int64) for name in ("rounds", "planes", "base", "weights")),
+        *((name, ctypes.c_int64) for name in ("exact", "rounds", "planes", "base", "weights")),
         ("unit", ctypes.c_double),
         *((name, _Numbers) for name in ("scales", "offsets", "zeros", "block_scales", "block_offsets")),
     )
@@ -129,6 +129,7 @@ class _Part:
         library.ms_codes_pack(given.data_ptr(), inputs, stored.form, packed.data_ptr(), count, inputs)
         self._kept = [packed, stored.table]  # what the structure has the addresses of
         group = codes.group if codes.group < inputs else -(-inputs // 32) * 32
+        exact = torch.equal(stored.table.bfloat16().float(), stored.table)
         self.segment = _Segment(
             codes=packed.data_ptr(),
             table=stored.table.data_ptr(),
@@ -140,7 +141,8 @@ class _Part:
             inputs=inputs,
             group=group,
             block=codes.block,
-            rounds=how.rounds and torch.equal(stored.table.bfloat16().float(), stored.table),
+            exact=exact,
+            rounds=how.rounds and exact,
             planes=planes,
             base=stored.base,
             unit=stored.unit,
@@ -263,7 +265,8 @@ class CodePanels:
         self._library.ms_codes_rows(self.address, ids.data_ptr(), len(ids), self._inputs, out.data_ptr())
         return out
 
-    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def multiply(self, x: Tensor, bias: Tensor | None, *, many: bool = False) -> Tensor:
+        """`many`: rows are those of sequences that have several, as prompts do."""
         flat = rows(x if x.dim() == 2 else x.reshape(-1, self._inputs))
         out = torch.empty(flat.shape[0], self._outputs)
         self._library.ms_codes_linear(
@@ -275,6 +278,7 @@ class CodePanels:
             flat.shape[0],
             self._inputs,
             self._outputs,
+            many,
         )
         return out if x.dim() == 2 else out.view(*x.shape[:-1], self._outputs)
 

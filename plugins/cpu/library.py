@@ -30,7 +30,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ms_codes_bytes": (_LONG,) * 3,
     "ms_codes_pack": (_POINTER, _LONG, _LONG, _POINTER, _LONG, _LONG),
     "ms_codes_rows": (_POINTER, _POINTER, _LONG, _LONG, _POINTER),
-    "ms_codes_linear": (_POINTER, _LONG, *(_POINTER,) * 3, _LONG, _LONG, _LONG),
+    "ms_codes_linear": (_POINTER, _LONG, *(_POINTER,) * 3, _LONG, _LONG, _LONG, _LONG),
     "ms_codes_experts": (_POINTER, _LONG, *(_POINTER,) * 4, _LONG, _LONG, _LONG),
     "ms_attend": (
         *(_POINTER,) * 11,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "codes.h"
 #include "vectors.h"
@@ -139,6 +140,49 @@ struct Unlaid {
     if (s.zeros.at) sum -= group_number(s.zeros, {}, 1, panel, group, v) / spread(D::UNIT) * inputs;
     total += group_number(s.scales, s.block_scales, s.block, panel, group, v) * spread(D::UNIT) * sum;
     if (s.offsets.at) total -= group_number(s.offsets, s.block_offsets, s.block, panel, group, v) * inputs;
+    return total;
+  }
+};
+
+// Numbers of some panels' groups as floats, each times that of its block, if there are blocks.
+template <class F>
+inline void spread_out(const Numbers& n, long first, long count, float* out, F&& one) {
+  for (long i = 0; i < count * n.count * VECTORS; i++) store(out + i * LANES, one(n.at, (first * n.count * VECTORS + i) * LANES));
+}
+
+inline const float* floats_of(const Numbers& own, const Numbers& of_blocks, long block, long panel, long count,
+                       std::vector<float>& room) {
+  room.resize(count * own.count * WIDTH);
+  for_kind(own.kind, [&](auto one) { spread_out(own, panel, count, room.data(), one); });
+  float* out = room.data();
+  if (of_blocks.at) for (long p = panel; p < panel + count; p++)
+    for (long b = 0, g = 0; b < of_blocks.count; b++)
+      for (const long end = std::min(g + block, own.count); g < end; g++, out += WIDTH)
+        for (int v = 0; v < VECTORS; v++)
+          store(out + v * LANES, number(of_blocks, p * of_blocks.count + b, v) * load(out + v * LANES));
+  return room.data();
+}
+
+// What sums over groups meet, of some panels: [panels][groups][WIDTH] each.
+struct Factors {
+  const float *scales, *zeros = nullptr, *offsets = nullptr;
+  long step;  // from one panel's to the next's
+
+  Factors(const Segment& s, long panel, long count, float unit) : step(s.scales.count * WIDTH) {
+    static thread_local std::vector<float> scales_room, zeros_room, offsets_room;
+    scales = floats_of(s.scales, s.block_scales, s.block, panel, count, scales_room);
+    if (s.zeros.at) zeros = floats_of(s.zeros, {}, 1, panel, count, zeros_room);
+    if (s.offsets.at) offsets = floats_of(s.offsets, s.block_offsets, s.block, panel, count, offsets_room);
+    if (unit == 1) return;
+    for (float& each : scales_room) each *= unit;
+    if (zeros) for (float& each : zeros_room) each /= unit;
+  }
+
+  // What a sum over inputs of a group is of the weight's values, for the vector of outputs `at`; `inputs` is their sum.
+  inline vec add(vec total, vec sum, float inputs, long at) const {
+    if (zeros) sum -= load(zeros + at) * inputs;
+    total += load(scales + at) * sum;
+    if (offsets) total -= load(offsets + at) * inputs;
     return total;
   }
 };

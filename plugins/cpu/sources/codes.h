@@ -22,8 +22,8 @@ enum Form {
 };
 
 // Rows `first` … of a weight. `group` inputs share numbers, `block` groups share those of a block, which are multiplied
-// by the group's. `table` is by stored code. Column i stands for input order[i], if there is an order. `rounds`: rows are
-// rounded to bfloat16, in which all of the table is exact. `planes`: rows are multiplied as whole numbers of so many bytes,
+// by the group's. `table` is by stored code. Column i stands for input order[i], if there is an order. `exact`:
+// bfloat16 has all of the table; `rounds`: so it has, and rows are rounded to it. `planes`: rows are multiplied as whole numbers of so many bytes,
 // 0 for none, by what codes mean in a `unit`: codes from `base` on, or, with a `lookup` of 16 for NIBBLES, what that has.
 // `weights` are those of parts.h that a PLAIN segment has, whose panels `codes` is and which has no other numbers.
 struct Segment {
@@ -31,7 +31,7 @@ struct Segment {
   const float* table;
   const int64_t* order;
   const uint8_t* lookup;
-  int64_t form, first, rows, inputs, group, block, rounds, planes, base, weights;
+  int64_t form, first, rows, inputs, group, block, exact, rounds, planes, base, weights;
   double unit;
   Numbers scales, offsets, zeros, block_scales, block_offsets;
 };
@@ -43,3 +43,6 @@ struct CodedWeight {
 
 // A product whose `w` is a CodedWeight.
 void multiply_codes(const Product& product);
+
+// Whether rows of sequences that have many are multiplied otherwise than others, by some of the weight's segments at least.
+bool units_multiply(const CodedWeight& w);

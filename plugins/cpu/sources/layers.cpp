@@ -11,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "codes.h"
 #include "low_rank.h"
 #include "matrix.h"
 #include "parts.h"
@@ -139,8 +140,9 @@ void run(const Operation& o, const Buffers& b, const Step& step, long count) {
       std::optional<Change> change;
       const bool rounds = rounds_at_once((Weights)o.sizes[2], count, o.sizes[0]);
       if (low_rank) change.emplace(*low_rank, *step.adapted, x, x_step, rounds ? count : 0);
-      const bool wide = o.sizes[2] == FLOAT32;  // weights that all rows are multiplied by in one way are read once
-      const std::vector<Run>& runs = wide ? step.runs : step.whole;
+      // Weights that all rows are multiplied by in one way are read once.
+      const bool apart = o.sizes[2] == FLOAT32 || (o.sizes[2] == CODES && units_multiply(*(const CodedWeight*)o.addresses[0]));
+      const std::vector<Run>& runs = apart ? step.runs : step.whole;
       const bool alone = change && runs.size() == 1;  // one product makes all rows, and adds what is changed
       for (const Run& r : runs) {
         const long first = std::max(r.first - b.first, 0L), end = std::min(r.end - b.first, count);

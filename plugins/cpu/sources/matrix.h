@@ -67,9 +67,14 @@ class Units {
       shapes.bytes[t] = 64;
       shapes.rows[t] = t >= 6 ? HEIGHT : t == 2 || t == 3 || t == 5 ? second : first;
     }
+    asm volatile("" : : "m"(shapes));  // all of it: GCC's own instruction says that it reads the first bytes alone
     _tile_loadconfig(&shapes);
   }
-  ~Units() { if (rows_) _tile_release(); }
+  void release() {
+    if (rows_) _tile_release();
+    rows_ = 0;
+  }
+  ~Units() { release(); }
 };
 
 // Tiles are read by lines of the cache.
@@ -270,6 +275,16 @@ static inline void beside(const uint16_t* rows, const PairPanel& one, const Pair
   _tile_stored(3, sums + HEIGHT * WIDTH + HEIGHT, WIDTH * 4);
 }
 
+// Sixteen floats' first eight bits; what is left of them stays in `x`, which of infinity is nothing, as `odd` says.
+static inline __m256i peel(__m512& x, __mmask16& odd) {
+  const __m256i words = (__m256i)_mm512_cvtneps_pbh(x);
+  const __m512 peeled = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16);
+  const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(peeled), _mm512_set1_ps(INFINITY), _CMP_NEQ_UQ);
+  odd |= ~finite;
+  x = _mm512_maskz_sub_ps(finite, x, peeled);
+  return words;
+}
+
 // Rows split into N planes, as tiles: [HEIGHT rows][inputs / STEP][N][HEIGHT][STEP].
 template <long N>
 class Split {
@@ -277,16 +292,8 @@ class Split {
   long steps_ = 0;
   __mmask16 odd_ = 0;
 
-  // Sixteen floats' first eight bits; what is left of them stays in `x`, which of infinity is nothing.
-  inline __m256i peel(__m512& x) {
-    __m256i words = (__m256i)_mm512_cvtneps_pbh(x);
-    if (N == 1) return words;
-    __m512 peeled = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16);
-    __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(peeled), _mm512_set1_ps(INFINITY), _CMP_NEQ_UQ);
-    odd_ |= ~finite;
-    x = _mm512_maskz_sub_ps(finite, x, peeled);
-    return words;
-  }
+  // Of one plane nothing is left.
+  inline __m256i next(__m512& x) { return N == 1 ? (__m256i)_mm512_cvtneps_pbh(x) : peel(x, odd_); }
 
  public:
   void take(const float* x, long step, long rows, long inputs) {
@@ -298,8 +305,8 @@ class Split {
       for (long s = 0; s < steps_; s++, out += N * TILE) {
         __m512 low = _mm512_loadu_ps(x + i * step + s * STEP), high = _mm512_loadu_ps(x + i * step + s * STEP + LANES);
         for (long p = 0; p < N; p++) {
-          _mm256_store_si256((__m256i*)(out + p * TILE), peel(low));
-          _mm256_store_si256((__m256i*)(out + p * TILE + LANES), peel(high));
+          _mm256_store_si256((__m256i*)(out + p * TILE), next(low));
+          _mm256_store_si256((__m256i*)(out + p * TILE + LANES), next(high));
         }
       }
     }
