@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from maxserve.core.assembly.assemble import build_pipeline
+from maxserve.core.assembly.no_adapters import no_adapters
 from maxserve.core.assembly.params import ParamsReader, request_params
 from maxserve.core.engine.inputs import InputsBuilder
 from maxserve.core.engine.loop import Engine
@@ -92,6 +93,7 @@ def make_engine(host: Host, limits: Limits, scheduler: str) -> Engine:
             builder=InputsBuilder(cache, PAGE, CPU),
             runner=_runner(host),
             pipeline=build_pipeline(host, SamplerContext(vocab_size=VOCAB, device=CPU)),
+            adapters=no_adapters(),
             read_params=ParamsReader(request_params(host)).read,
         )
     )

@@ -172,7 +172,7 @@ def test_a_model_without_a_template_continues_the_prompt(
     config = json.loads(path.read_text())
     del config["chat_template"]
     path.write_text(json.dumps(config))
-    ran = max_cli("generate", "--model", str(folder), "--max-new-tokens", "3", "the world")
+    ran = max_cli("generate", "--model", str(folder), "--max-new-tokens", "3", "--ignore-eos", "the world")
     assert ran.status == 0
     assert "no chat template: it continues the prompt as it is" in ran.err
     assert "Output size: 3" in ran.out
