@@ -20,12 +20,13 @@ from maxserve.plugins.cpu.forms import Form, Stored, by_bytes, by_floats
 from maxserve.plugins.cpu.library import Library, rows
 from maxserve.plugins.cpu.memory import weight_memory
 from maxserve.plugins.cpu.panels import Panels
+from maxserve.quantization import narrowed
 
 __all__ = ["CodePanels", "CodeRows", "ExpertCodePanels", "takes"]
 
 log = logging.getLogger("maxserve.native")
 
-_KINDS = {  # `NumberKind` of codes.h; the first one that has all of some numbers is taken
+_KINDS = {  # `NumberKind` of codes.h
     torch.uint8: 3,
     torch.int8: 4,
     torch.float16: 1,
@@ -100,22 +101,6 @@ _NAMES = {
 }
 
 
-def _compact(numbers: Tensor) -> Tensor:
-    """The numbers in the smallest type that has them all."""
-    wide = numbers.float()
-    for dtype in _KINDS:
-        if not dtype.is_floating_point and not _within(wide, torch.iinfo(dtype)):
-            continue
-        narrow = wide.to(dtype)
-        if torch.equal(narrow.float(), wide):
-            return narrow
-    return wide  # with numbers that are none
-
-
-def _within(numbers: Tensor, limits: torch.iinfo) -> bool:
-    return bool(((numbers >= limits.min) & (numbers <= limits.max)).all())
-
-
 class _Part:
     """Codes of some rows in panels, and their C structure."""
 
@@ -165,7 +150,7 @@ class _Part:
         """[rows, so many] in panels: [panels, so many, WIDTH]."""
         if numbers is None:
             return _Numbers(None, 0, 0)
-        compact, width = _compact(numbers), library.ms_width()
+        compact, width = narrowed(numbers), library.ms_width()
         count, many = compact.shape
         panels = -(-count // width)
         whole = compact.new_zeros(panels * width, many)

@@ -16,7 +16,7 @@ def maxserve_config() -> Iterable[ConfigSection]:
         name="cuda",
         schema="maxserve.plugins.cuda.options:KernelOptions",
         within="model",
-        unsupported="torch chooses the kernels; leave it out",
+        unsupported="--linear-method none leaves all products to torch; leave it out",
     )
 
 

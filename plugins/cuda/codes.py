@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maxserve.interfaces.codes import Codes
 from maxserve.interfaces.errors import ModelError
+from maxserve.quantization import narrowed
 
 __all__ = ["UNIT", "Form", "StoredCodes", "form_of"]
 
@@ -23,7 +24,6 @@ UNIT = 64  # inputs
 NUMBERS = ("scales", "offsets", "zeros", "block_scales", "block_offsets")
 
 _WHOLE = 1 << 20  # what codes may count from at most, so that float32 holds all they count to
-_COMPACT = (torch.uint8, torch.int8, torch.float16, torch.bfloat16)  # the first one that has all of some numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Form:
 
 
 def form_of(codes: Codes) -> Form:
-    """The form of the fewest bits that has the codes."""
+    """The form of the fewest bits that has the codes, all of which may be looked at."""
     table, inputs = codes.table.float().cpu(), codes.codes.shape[1]
     group = codes.group if codes.group < inputs else 0
     bits = next((bits for bits in (4, 5, 6) if len(table) <= 1 << bits), 8)
@@ -65,13 +65,13 @@ def _is_float8(table: Tensor) -> bool:
 class StoredCodes:
     """The codes of some rows of a weight, or of the same rows of all of a stack of weights, on a device."""
 
-    def __init__(self, codes: Codes, entries: int, device: torch.device) -> None:
-        self.form = form_of(codes)
+    def __init__(self, codes: Codes, form: Form, entries: int, device: torch.device) -> None:
+        self.form = form
         self.rows, self.inputs = codes.codes.shape
         self.units = -(-self.inputs // UNIT)
         self.order: Tensor | None = None  # [entries, inputs]
-        self.low = torch.zeros(entries, self.rows, self.units * (64 if self.form.bits == 8 else 32), dtype=torch.uint8)
-        self.low = self.low.to(device)
+        bytes = self.units * (64 if form.bits == 8 else 32)
+        self.low = torch.zeros(entries, self.rows, bytes, dtype=torch.uint8, device=device)
         self.high: Tensor | None = None
         if self.form.bits in (5, 6):
             bits = self.units * (8 if self.form.bits == 5 else 16)
@@ -87,9 +87,9 @@ class StoredCodes:
         tensors = (self.low, self.high, self.table, self.order, *self.numbers.values())
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
-    def load(self, entry: int, codes: Codes) -> None:
+    def load(self, entry: int, codes: Codes, form: Form) -> None:
         """Takes the codes of one weight; ModelError where they are others than those of the first."""
-        if codes.codes.shape != (self.rows, self.inputs) or form_of(codes) != self.form:
+        if codes.codes.shape != (self.rows, self.inputs) or form != self.form:
             raise ModelError(f"codes {list(codes.codes.shape)} of {codes.layout} are loaded among others")
         given = F.pad(codes.codes.to(self._device) ^ self.form.flipped, (0, self.units * UNIT - self.inputs))
         units = given.view(self.rows, self.units, UNIT)
@@ -102,7 +102,7 @@ class StoredCodes:
         for name in NUMBERS:
             own = getattr(codes, name)
             if own is not None:
-                self._put(name, entry, _compact(own))
+                self._put(name, entry, narrowed(own))
         if codes.order is not None:
             if self.order is None:
                 self.order = torch.arange(self.inputs, device=self._device).repeat(self._entries, 1)
@@ -144,19 +144,3 @@ def _gathered(units: Tensor, bits: int) -> Tensor:
     apart = (units & (1 << bits) - 1).view(*units.shape[:-1], many, UNIT // many)
     shifts = torch.arange(many, dtype=torch.uint8, device=units.device)[:, None] * bits
     return (apart << shifts).sum(-2, dtype=torch.uint8)
-
-
-def _compact(numbers: Tensor) -> Tensor:
-    """The numbers in the smallest type that has them all."""
-    wide = numbers.float()
-    for dtype in _COMPACT:
-        if not dtype.is_floating_point and not _within(wide, torch.iinfo(dtype)):
-            continue
-        narrow = wide.to(dtype)
-        if torch.equal(narrow.float(), wide):
-            return narrow
-    return wide  # with numbers that are none
-
-
-def _within(numbers: Tensor, limits: torch.iinfo) -> bool:
-    return bool(((numbers >= limits.min) & (numbers <= limits.max)).all())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maxserve.interfaces.codes import Codes
-from maxserve.plugins.cuda.codes import form_of
+from maxserve.plugins.cuda.codes import Form
 
 __all__ = ["LARGEST", "Float8Rows", "is_by_rows", "reason_against"]
 
@@ -41,12 +41,11 @@ def reason_against(round_rows: RoundsRows, device: torch.device) -> str | None:
     return None if found == MULTIPLE else f"products of float8_e4m3fn are wrong here: {found} for {MULTIPLE}"
 
 
-def is_by_rows(codes: Codes) -> bool:
-    """Whether they are the bits of float8_e4m3fn with a scale for each row, of a size that products want."""
+def is_by_rows(codes: Codes, form: Form) -> bool:
+    """Whether codes that are bits of float8_e4m3fn have a scale for each row, and a size that products want."""
     plain = codes.offsets is None and codes.zeros is None and codes.block_scales is None and codes.order is None
     whole = not any(size % MULTIPLE for size in codes.codes.shape)
-    form = form_of(codes)
-    return plain and whole and form.meaning == "float8" and form.group == 0
+    return plain and whole and form.group == 0
 
 
 class Float8Rows:

@@ -19,7 +19,7 @@ from torch import Tensor
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError, Unavailable
 from maxserve.interfaces.linear import LinearContext
-from maxserve.plugins.cuda.codes import UNIT, StoredCodes
+from maxserve.plugins.cuda.codes import UNIT, Form, StoredCodes, form_of
 from maxserve.plugins.cuda.float8 import LARGEST, Float8Rows, is_by_rows, reason_against
 
 log = logging.getLogger("maxserve.cuda")
@@ -94,8 +94,9 @@ class Kernels:
             scales=torch.ones(1, 1),
         )
         try:
-            stored = StoredCodes(codes, 1, self.device)
-            stored.load(0, codes)
+            form = form_of(codes)
+            stored = StoredCodes(codes, form, 1, self.device)
+            stored.load(0, codes, form)
             out = torch.empty(1, 1, dtype=self.compute, device=self.device)
             self.multiply(stored, torch.ones(1, UNIT, dtype=self.compute, device=self.device), None, out)
             found = float(out)
@@ -241,10 +242,10 @@ class Part(Protocol):
 class CodedPart:
     """Rows that are codes."""
 
-    def __init__(self, kernels: Kernels, codes: Codes) -> None:
+    def __init__(self, kernels: Kernels, codes: Codes, form: Form) -> None:
         self._kernels = kernels
-        self._stored = StoredCodes(codes, 1, kernels.device)
-        self._stored.load(0, codes)
+        self._stored = StoredCodes(codes, form, 1, kernels.device)
+        self._stored.load(0, codes, form)
         self.rows = self._stored.rows
 
     @property
@@ -304,15 +305,15 @@ class DeviceCodes:
         return sum(part.nbytes for _, part in self._parts)
 
     def load_codes(self, codes: Codes, first: int) -> None:
-        kernels = self._kernels
-        if kernels.float8 and is_by_rows(codes):
+        kernels, form = self._kernels, form_of(codes)
+        if form.meaning == "float8" and kernels.float8 and is_by_rows(codes, form):
             kernels.say(
                 "rows are rounded to float8_e4m3fn, with a scale each, where they are multiplied by weights of it"
             )
             self._add(first, Float8Rows(codes, kernels.rows_of_float8, kernels.device))
         else:
             kernels.say(f"up to {FEW} rows are multiplied by codes as they are, for more rows weights are decoded")
-            self._add(first, CodedPart(kernels, codes))
+            self._add(first, CodedPart(kernels, codes, form))
 
     def load_rows(self, rows: Tensor, first: int) -> None:
         self._add(first, PlainPart(rows.to(self._kernels.compute)))
@@ -357,10 +358,10 @@ class DeviceExpertCodes:
     def load_codes(self, expert: int, codes: Codes, first: int) -> None:
         if first + len(codes.codes) > self._outputs:
             raise ModelError(f"rows {first} to {first + len(codes.codes)} of codes are loaded into {self._outputs}")
-        stored = self._parts.get(first)
+        stored, form = self._parts.get(first), form_of(codes)
         if stored is None:
-            stored = self._parts[first] = StoredCodes(codes, self._experts, self._kernels.device)
-        stored.load(expert, codes)
+            stored = self._parts[first] = StoredCodes(codes, form, self._experts, self._kernels.device)
+        stored.load(expert, codes, form)
 
     def multiply(self, x: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:
         x = _rows(x, self._inputs)

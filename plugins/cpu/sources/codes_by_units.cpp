@@ -82,10 +82,6 @@ inline void store_sums(float* sums) {
   }
 }
 
-struct Span {
-  long number, group, first, inputs;
-};
-
 // c[count][WIDTH] += what sums[count][WIDTH] are of the weight's values, as `Factors::add` has it.
 template <bool ZEROS, bool OFFSETS>
 void meet_rows(const Factors& factors, long at, const float* sums, const float* of_inputs, float* c, long count) {
@@ -111,10 +107,8 @@ void meet_rows(const Factors& factors, long at, const float* sums, const float* 
 // c[rows][WIDTH] += rows * a panel, span by span. What is written for tiles is read a while later, for these wait for it; what
 // they leave is read while they make the next sums, and before these are stored, since loads wait for stores that are under way.
 template <class D>
-void multiply_panel(const UnitRows& rows, const D& d, const Segment& s, const char* codes, const Factors& factors, float* c) {
-  static thread_local std::vector<Span> list;
-  list.clear();
-  spans(s, D::CHUNK, SPAN, [&](long number, long group, long first, long n) { list.push_back({number, group, first, n}); });
+void multiply_panel(UnitRows& rows, const D& d, const char* codes, const Factors& factors, float* c) {
+  const std::vector<Span>& list = rows.list;
   alignas(64) uint32_t values[2][SPAN / 2 * WIDTH];
   alignas(64) float sums[2 * HEIGHT * WIDTH];
   const long count = rows.count, blocks = (count + 2 * HEIGHT - 1) / (2 * HEIGHT), end = list.size() * blocks;
@@ -152,7 +146,7 @@ bool by_units(const Segment& s) {
   return s.exact && !s.planes && s.inputs % STEP == 0 && s.group % STEP == 0 && matrix_units();
 }
 
-const uint32_t* UnitRows::tile(long step, long row) const {
+uint32_t* UnitRows::tile(long step, long row) {
   return words_.data()->words + (row / HEIGHT * steps_ + step) * planes * TILE_WORDS;
 }
 
@@ -164,7 +158,9 @@ void UnitRows::take(const float* from, long step, long rows, const Segment& s) {
   const __m512i order = paired(SHAPES[s.form].chunk);
   __mmask16 odd = 0;  // infinities are multiplied here as elsewhere: no part of a code is 0 that the code is not
   alignas(64) float room[SPAN];
-  spans(s, SHAPES[s.form].chunk, SPAN, [&](long number, long, long first, long n) {
+  list.clear();
+  spans(s, SHAPES[s.form].chunk, SPAN, [&](long number, long group, long first, long n) {
+    list.push_back({number, group, first, n});
     for (long i = 0; i < rows; i++) {
       const float* row = from + i * step;
       if (s.order) for (long k = 0; k < n; k++) room[k] = row[s.order[first + k]];
@@ -173,7 +169,7 @@ void UnitRows::take(const float* from, long step, long rows, const Segment& s) {
       for (long k = 0; k < n; k += STEP) {
         __m512 low = _mm512_load_ps(room + k), high = _mm512_load_ps(room + k + LANES);
         if (!s.rounds) all += (vec)low + (vec)high;
-        uint32_t* line = const_cast<uint32_t*>(tile((first + k) / STEP, i)) + i % HEIGHT * STEP / 2;
+        uint32_t* line = tile((first + k) / STEP, i) + i % HEIGHT * STEP / 2;
         for (long p = 0; p < planes; p++, line += TILE_WORDS) {
           const __m256i one = peel(low, odd), other = peel(high, odd);
           const __m512i words = _mm512_inserti64x4(_mm512_castsi256_si512(one), other, 1);
@@ -190,7 +186,7 @@ void multiply_by_units(UnitRows& rows, const Segment& s, long panel, float* c) {
   rows.units.shape(std::min(rows.count, HEIGHT), rows.count > HEIGHT ? HEIGHT : 1);
   with_pairs(s, [&](const auto& d) {
     const Factors factors(s, panel, 1, std::decay_t<decltype(d)>::UNIT);
-    multiply_panel(rows, d, s, s.codes + panel * panel_bytes(s.form, s.inputs), factors, c);
+    multiply_panel(rows, d, s.codes + panel * panel_bytes(s.form, s.inputs), factors, c);
   });
 }
 

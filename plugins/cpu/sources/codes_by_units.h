@@ -17,6 +17,11 @@ bool by_units(const Segment& s);
 
 #if defined(MATRIX_UNITS)
 
+// Inputs of one group, of the span of that number.
+struct Span {
+  long number, group, first, inputs;
+};
+
 // Rows as tiles of pairs of inputs, split into planes: three are a row to the bit, one is its rounding.
 class UnitRows {
   const float* from_ = nullptr;
@@ -26,6 +31,7 @@ class UnitRows {
 
  public:
   long count = 0, planes = 0;
+  std::vector<Span> list;   // of all inputs
   std::vector<float> sums;  // [spans][rows] of the inputs, where they are wanted
   Units units;
 
@@ -34,7 +40,7 @@ class UnitRows {
   void take(const float* from, long step, long rows, const Segment& s);
 
   // The first tile of a step of HEIGHT rows from `row` on, plane by plane.
-  const uint32_t* tile(long step, long row) const;
+  uint32_t* tile(long step, long row);
 };
 
 // c[rows][WIDTH] += rows * a panel.

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from maxserve.plugins.cuda import kernels
-from maxserve.plugins.cuda.codes import StoredCodes
+from maxserve.plugins.cuda.codes import StoredCodes, form_of
 from maxserve.testing.codes import CODES, random_codes
 
 TYPES = {
@@ -69,8 +69,9 @@ def products(compute: torch.dtype) -> Mapping[str, Any]:
 def variants(kinds: Iterable[str]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     indices = torch.empty(1, dtype=torch.int64)
     for kind in kinds:
-        stored = StoredCodes(codes := random_codes(kind, 8, 256), 1, torch.device("cpu"))
-        stored.load(0, codes)
+        codes = random_codes(kind, 8, 256)
+        stored = StoredCodes(codes, form_of(codes), 1, torch.device("cpu"))
+        stored.load(0, codes, form_of(codes))
         yield kernels.product, {**products(torch.bfloat16), **stored.arguments()}
         if kind == "4 bits in blocks with offsets":
             for compute in (torch.float16, torch.float32):

@@ -138,6 +138,10 @@ def test_codes_past_the_end_are_refused() -> None:
 def test_no_rows_and_an_empty_batch_of_experts() -> None:
     codes = random_codes("4 bits", 20, 128)
     assert loaded(codes, torch.bfloat16).multiply(torch.empty(0, 3, 128).bfloat16(), None).shape == (0, 3, 20)
+    experts = method(torch.bfloat16).create_expert_codes(1, 20, 128, [codes.layout])
+    assert experts is not None
+    experts.load_codes(0, codes, 0)
+    assert experts.multiply(torch.empty(0, 128).bfloat16(), torch.tensor([0]), None).shape == (0, 20)
 
 
 def float8(rows: int, inputs: int) -> Codes:
