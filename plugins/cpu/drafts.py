@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from maxserve.interfaces.step_context import StepContext
     from maxserve.plugins.cpu.attention import NativeAttention
 
-MANY = 16  # rows for each sequence that drafts, beyond which logits are computed of the last of each alone
 TABLES = {torch.float32: 0, torch.bfloat16: 1}  # types of tables in rows, as the source numbers them
 
 
@@ -30,6 +29,7 @@ class Drafting(ctypes.Structure):
 
     _fields_ = (
         ("program", ctypes.c_void_p),
+        ("behind", ctypes.c_int64),
         ("frames", ctypes.c_void_p),
         ("x", ctypes.c_void_p),
         ("tokens", ctypes.c_int64),
@@ -47,6 +47,7 @@ class Drafting(ctypes.Structure):
         ("next", ctypes.c_void_p),
         ("rotations", ctypes.c_void_p),
         ("arena", ctypes.c_void_p),
+        ("arena_behind", ctypes.c_void_p),
         ("drafts", ctypes.c_void_p),
     )
 
@@ -58,6 +59,7 @@ class Cell(Protocol):
     inputs: int
     dim: int
     width: int
+    behind_attention: int
 
     def listing(self) -> ctypes.Structure: ...
     def frame(self, context: StepContext) -> tuple[int, ...]: ...
@@ -75,7 +77,7 @@ class NativeDrafts:
     def __init__(self, library: Library, arena: Memory, program: Cell) -> None:
         self._library, self._arena, self._program = library, arena, program
         self._listing = program.listing()
-        self._call = Drafting(program=ctypes.addressof(self._listing))
+        self._call = Drafting(program=ctypes.addressof(self._listing), behind=program.behind_attention)
 
     def __call__(
         self,
@@ -87,9 +89,9 @@ class NativeDrafts:
         table: nn.Module,
         ids: Tensor | None,
     ) -> Tensor | None:
-        """The likeliest drafts [len(lasts) + rows of `then`]; None where this knows no such table, or rows are many."""
+        """The likeliest drafts [len(lasts) + rows of `then`]; None where this knows no such table."""
         call, (tokens, inputs) = self._call, x.shape
-        if inputs != self._program.inputs or tokens > MANY * len(lasts) or not self._find(table):
+        if inputs != self._program.inputs or not self._find(table):
             return None
         frames, alive = self._frames((first,) if then is None else (first, then))
         x, count = rows(x).contiguous(), len(lasts)
@@ -97,7 +99,7 @@ class NativeDrafts:
         call.frames, call.x, call.tokens, call.sequences = frames.ctypes.data, x.data_ptr(), tokens, alive[0].sequences
         call.lasts, call.count, call.on, call.continuing = lasts.ctypes.data, count, on.ctypes.data, len(on)
         call.ids, call.drafts = None if ids is None else ids.data_ptr(), drafts.data_ptr()
-        memory = self._lay_out(max(tokens, count), count, int(frames[-1, 1]))
+        memory = self._lay_out(tokens, count, int(frames[-1, 1]))
         self._library.ms_drafts(ctypes.addressof(call))
         del memory, alive
         return drafts
@@ -111,15 +113,17 @@ class NativeDrafts:
             alive.append(self._program.attention.step)
         return np.array(found, dtype=np.int64), alive
 
-    def _lay_out(self, most: int, count: int, rotated: int) -> Tensor:
-        """Memory for what is computed: results of `most` rows, inputs and rotations of `count`, and the arena."""
+    def _lay_out(self, tokens: int, count: int, rotated: int) -> Tensor:
+        """Memory for what is computed: results, inputs, rotations and an arena of `count` rows, and one of `tokens`."""
         call, program = self._call, self._program
-        sizes = [-(-size // 16) * 16 for size in (most * program.dim, count * program.inputs, count * rotated)]
-        memory = self._arena.take(sum(sizes) + most * program.width)
+        floats = (program.dim, program.inputs, rotated, program.width)
+        sizes = [-(-count * each // 16) * 16 for each in floats]
+        memory = self._arena.take(sum(sizes) + tokens * program.width)
         call.out = memory.data_ptr()
         call.next = call.out + sizes[0] * memory.itemsize
         call.rotations = call.next + sizes[1] * memory.itemsize
-        call.arena = call.rotations + sizes[2] * memory.itemsize
+        call.arena_behind = call.rotations + sizes[2] * memory.itemsize
+        call.arena = call.arena_behind + sizes[3] * memory.itemsize
         return memory
 
     def _find(self, table: nn.Module) -> bool:

@@ -117,7 +117,9 @@ class NativeLayers:
         return _Stack(self._library, self._arena, programs, layers)
 
     def compile_drafts(self, call: Callable[..., Tensor]) -> NativeDrafts | None:
-        return NativeDrafts(self._library, self._arena, call.program) if isinstance(call, _Layer) else None
+        if not isinstance(call, _Layer) or not call.program.makes_rows_alone:
+            return None
+        return NativeDrafts(self._library, self._arena, call.program)
 
 
 class Arena:
@@ -167,6 +169,10 @@ class Program:
         self._operations = (_Operation * len(operations))(*(self._encoded(o) for o in operations))
         self._modules = [o.module for o in operations]  # whose weights the addresses are
         self.rope = any(o.kind == "ROPE" for o in operations)
+        self.behind_attention = max((i + 1 for i, o in enumerate(operations) if o.kind == "ATTEND"), default=0)
+        before, behind = operations[: self.behind_attention], operations[self.behind_attention :]
+        # Whether what is behind the attention needs no rows but those whose outcome is wanted.
+        self.makes_rows_alone = all(o.out != 1 for o in before) and all(o.kind != "ROPE" for o in behind)
         self.number = arena.enrol()  # last: a layer that cannot be compiled does not count
 
     def listing(self) -> _Listing:

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -286,18 +287,33 @@ class Layer {
 
   float* out() const { return buffers_.out; }
 
-  void run_all() const {
-    if (stretches_.empty()) return run_whole(0, program_.count);
+  void run_all() const { run_some(0, program_.count); }
+
+  // The operations from one to before another, each the first, or the one behind an attention.
+  void run_some(long begin, long end) const {
+    if (stretches_.empty()) return run_whole(begin, end);
     for (const Stretch& stretch : stretches_) {
+      if (stretch.begin < begin || stretch.begin >= end) continue;
       if (program_.operations[stretch.begin].kind == ATTEND) run_whole(stretch.begin, stretch.end);
       else run_rows(stretch);
     }
+  }
+
+  // Takes these rows of some buffers of another call of this layer, one for each of its own.
+  void take(const Layer& other, const std::vector<int64_t>& buffers, const int64_t* rows) const {
+#pragma omp for schedule(static)
+    for (long i = 0; i < buffers_.tokens; i++)
+      for (int64_t buffer : buffers) {
+        const long width = buffers_.widths[buffer];
+        std::copy_n(other.buffers_.at(buffer) + rows[i] * width, width, buffers_.at(buffer) + i * width);
+      }
   }
 };
 
 // What a draft head is called with, for all its drafts of a step; `Drafting` of drafts.py.
 struct Drafting {
   const Program* program;  // embedding and state side by side to state and logits side by side
+  int64_t behind;          // the first operation behind the attention: what is drafted by alone goes on there
   const Frame* frames;     // of the rows that the target has computed, and of those where drafts are read
   const float* x;          // [tokens]
   int64_t tokens, sequences;
@@ -308,7 +324,7 @@ struct Drafting {
   const void* table;  // of embeddings: in rows, or packed
   int64_t packed, kind, dim;
   const int64_t* ids;  // of the tokens that there are logits of; may be missing
-  float *out, *next, *rotations, *arena;
+  float *out, *next, *rotations, *arena, *arena_behind;
   int64_t* drafts;
 
   long state() const { return program->widths[0] - dim; }
@@ -317,15 +333,64 @@ struct Drafting {
 
 constexpr long ALONE = 1 << 22;  // products of numbers that are not worth the threads' waiting for each other
 
-void run_rows(const Drafting& d, const Frame& frame, const float* x, long tokens, long sequences) {
+// Products of numbers of a row in the operations from one to before another.
+long products(const Program& p, long begin, long end) {
+  long found = 0;
+  for (long i = begin; i < end; i++)
+    if (p.operations[i].kind == LINEAR) found += p.operations[i].sizes[0] * p.operations[i].sizes[1];
+  return found;
+}
+
+// All of some rows, that each are a sequence's only one.
+void run_rows(const Drafting& d, const Frame& frame, const float* x, long rows) {
   const Program& p = *d.program;
   Divided divided;
-  const Layer layer(p, {p.widths, p.starts, x, d.out, d.arena, tokens}, step_of(frame, tokens, sequences, nullptr), divided);
-  long work = 0;
-  for (long i = 0; i < p.count; i++)
-    if (p.operations[i].kind == LINEAR) work += p.operations[i].sizes[0] * p.operations[i].sizes[1] * tokens;
-#pragma omp parallel if (work > ALONE)
+  const Layer layer(p, {p.widths, p.starts, x, d.out, d.arena, rows}, step_of(frame, rows, rows, nullptr), divided);
+#pragma omp parallel if (products(p, 0, p.count) * rows > ALONE)
   layer.run_all();
+}
+
+// The step of the rows that are drafted by, each multiplied as it would be among all.
+Step step_of_lasts(const Drafting& d, const Step& all) {
+  Step found{all.frame, d.count, d.count, {}, {{0, d.count, false}}, nullptr};
+  auto run = all.runs.begin();
+  for (long i = 0; i < d.count; i++) {
+    while (run->end <= d.lasts[i]) run++;
+    if (found.runs.empty() || found.runs.back().prompts != run->prompts) found.runs.push_back({i, i + 1, run->prompts});
+    else found.runs.back().end = i + 1;
+  }
+  return found;
+}
+
+// The buffers that operations from one on read, and those before, or whoever calls, have made.
+std::vector<int64_t> handed_on(const Program& p, long begin) {
+  std::vector<int64_t> found, made;
+  const auto among = [](const std::vector<int64_t>& all, int64_t one) {
+    return std::find(all.begin(), all.end(), one) != all.end();
+  };
+  for (long i = begin; i < p.count; i++) {
+    for (int64_t buffer : p.operations[i].in)
+      if (buffer >= 0 && !among(made, buffer) && !among(found, buffer)) found.push_back(buffer);
+    made.push_back(p.operations[i].out);
+  }
+  return found;
+}
+
+// All that the target has computed goes as far as the attention, which needs its keys and values; the last row of each that
+// is drafted by goes on, to `out`.
+void follow(const Drafting& d) {
+  const Program& p = *d.program;
+  Divided divided;
+  const Step step = step_of(d.frames[0], d.tokens, d.sequences, nullptr);
+  const Layer all(p, {p.widths, p.starts, d.x, nullptr, d.arena, d.tokens}, step, divided);
+  const Layer lasts(p, {p.widths, p.starts, d.next, d.out, d.arena_behind, d.count}, step_of_lasts(d, step), divided);
+  const std::vector<int64_t> buffers = handed_on(p, d.behind);
+#pragma omp parallel if (products(p, 0, d.behind) * d.tokens + products(p, d.behind, p.count) * d.count > ALONE)
+  {
+    all.run_some(0, d.behind);
+    lasts.take(all, buffers, d.lasts);
+    lasts.run_some(d.behind, p.count);
+  }
 }
 
 // The token of highest logit in a row of results.
@@ -394,11 +459,12 @@ extern "C" {
 // rows of the second frame, after each draft that is read there.
 void ms_drafts(const void* call) {
   const Drafting& d = *(const Drafting*)call;
-  std::vector<int64_t> at(d.count, 1), row(d.lasts, d.lasts + d.count);  // the next draft's place; where its state is
+  std::vector<int64_t> at(d.count, 1), row(d.count);  // the next draft's place; where its state is
+  std::iota(row.begin(), row.end(), 0);
   for (long k = 0; k < d.continuing; k++)
     at[d.on[k]] += d.frames[1].query_start[k + 1] - d.frames[1].query_start[k];
   for (int64_t i = 0, place = 0; i < d.count; i++) place += std::exchange(at[i], place);
-  run_rows(d, d.frames[0], d.x, d.tokens, d.sequences);
+  follow(d);
   for (long i = 0; i < d.count; i++) d.drafts[at[i]++] = likeliest(d, row[i]);
   Further further;
   for (long number = 0; number == 0 || !further.of.empty(); number++) {
@@ -411,7 +477,7 @@ void ms_drafts(const void* call) {
       std::copy_n(d.out + row[i] * d.width(), d.state(), d.next + r * inputs + d.dim);
       row[i] = r;
     }
-    run_rows(d, further.frame(d), d.next, rows, rows);
+    run_rows(d, further.frame(d), d.next, rows);
     for (long r = 0; r < rows; r++) d.drafts[at[d.on[further.of[r]]]++] = likeliest(d, r);
   }
 }
