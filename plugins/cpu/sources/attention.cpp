@@ -250,8 +250,8 @@ Stored block_at(const Call& call, const int32_t* table, long head, long low, lon
 }
 
 template <class K>
-void code_scores(const Call& call, long rows, const Stored& stored, float* scores, long step) {
-  few_scores(rows, room.queries.data(), call.dim, (const K*)stored.keys, stored.step, stored.count, scores, step);
+void code_scores(const Call& call, long first, long rows, const Stored& stored, float* scores, long step) {
+  few_scores(rows, room.queries.data() + first * call.dim, call.dim, (const K*)stored.keys, stored.step, stored.count, scores, step);
   for (long i = 0; i < stored.count; i++) {
     const float scale = unit(call, stored.key_scales, i);
     for (long r = 0; r < rows; r++) scores[r * step + i] *= scale;
@@ -390,17 +390,21 @@ void round_queries(long rows, long wide) {
   for (long r = 0; r < rows; r++) round_row(room.queries.data() + r * wide, wide, room.query_words.data() + r * wide / 2);
 }
 
-void pair_scores(const Call& call, long rows, const Stored& stored, float* scores, long step) {
+// By keys that are laid in pairs.
+void pair_scores(const Call& call, long first, long rows, const Stored& stored, float* scores, long step) {
   const long words = padded(call) / 2, columns = (stored.count + WIDTH - 1) / WIDTH * WIDTH;
-  pair_keys(call, stored);
   for (long i = 0; i < columns; i += WIDTH)
-    tall<Dot>(rows, room.query_words.data(), words, (const Dot*)room.key_words.data() + i * words, WIDTH,
+    tall<Dot>(rows, room.query_words.data() + first * words, words, (const Dot*)room.key_words.data() + i * words, WIDTH,
               {scores + i, step}, words);
 }
 
+// By values that are laid in pairs, of as many positions or more, of which no more are wanted from now on.
 void add_pair_values(const Call& call, long rows, const float* scores, long step, const Stored& stored, float* sums) {
   const long wide = padded(call), words = BLOCK / 2;
-  pair_values(call, stored);
+  if (stored.count % 2) {  // what is there behind the last one would be multiplied by 0
+    uint32_t* last = room.value_words.data() + stored.count / 2 * wide;
+    for (long d = 0; d < wide; d++) last[d] &= 0xffff;
+  }
   room.weight_words.resize(rows * words);
   for (long r = 0; r < rows; r++) round_row(scores + r * step, stored.count, room.weight_words.data() + r * words);
   for (long d = 0; d < wide; d += WIDTH)
@@ -472,65 +476,101 @@ void prepare_queries(const Call& call, long rows) {
 #endif
 }
 
-// scores[rows][step] of the queries in `room` for positions that lie together; `few`: those of one token.
-void scores_of(const Call& call, long rows, bool few, const Stored& stored, float* scores, long step) {
+// scores[group][step] of a token, whose queries in `room` are those from `first` on, for positions that lie together. Where
+// keys are read in pairs they are laid so.
+void scores_of_token(const Call& call, long first, const Stored& stored, float* scores, long step) {
+  const long rows = call.group(), wide = padded(call);
 #if defined(DOT_UNITS)
-  if (call.kind == IN_PAIRS) return pair_scores(call, rows, stored, scores, step);
+  if (call.kind == IN_PAIRS) return pair_scores(call, first, rows, stored, scores, step);
 #endif
-  if (few && read_as_codes(call))
-    return of_int8(call) ? code_scores<Int8>(call, rows, stored, scores, step)
-                         : code_scores<Float8>(call, rows, stored, scores, step);
+  if (read_as_codes(call))
+    return of_int8(call) ? code_scores<Int8>(call, first, rows, stored, scores, step)
+                         : code_scores<Float8>(call, first, rows, stored, scores, step);
   const Block keys = widened(call, stored, false, room.keys);
-  if (few) few_scores(rows, room.queries.data(), padded(call), keys.at, keys.step, keys.count, scores, step);
-  else many_scores(rows, room.queries.data(), padded(call), keys, scores);
+  few_scores(rows, room.queries.data() + first * wide, wide, keys.at, keys.step, keys.count, scores, step);
 }
 
-// sums[rows][padded] += scores * values; `few`: those of one token
-void add_values_of(const Call& call, long rows, bool few, const Stored& stored, const float* scores, long step,
-                   float* sums) {
+// sums[group][padded] += scores * values, of a token. Values that are read in pairs are laid so.
+void add_values_of_token(const Call& call, const Stored& stored, const float* scores, long step, float* sums) {
+  const long rows = call.group();
 #if defined(DOT_UNITS)
   if (call.kind == IN_PAIRS) return add_pair_values(call, rows, scores, step, stored, sums);
 #endif
-  if (few && read_as_codes(call))
+  if (read_as_codes(call))
     return of_int8(call) ? add_code_values<Int8>(call, rows, scores, step, stored, sums)
                          : add_code_values<Float8>(call, rows, scores, step, stored, sums);
   add_values(rows, scores, step, widened(call, stored, true, room.values), sums, padded(call));
 }
 
-// --- decoding: one of a few new tokens looks at a chunk of its sequence ----------------------------------------------
+// Lays keys, or `values`, in pairs where they are read so.
+void lay_in_pairs(const Call& call, const Stored& stored, bool values) {
+#if defined(DOT_UNITS)
+  if (call.kind == IN_PAIRS) values ? pair_values(call, stored) : pair_keys(call, stored);
+#else
+  (void)call, (void)stored, (void)values;
+#endif
+}
+
+// --- decoding: a few new tokens look at a chunk of their sequence ------------------------------------------------------
 
 // A chunk's weighted values [group][wide], then peaks and totals of the group's rows.
 long part_size(const Call& call) { return call.group() * (padded(call) + 2); }
 
-void decode(const Call& call, const Task& task, float* part) {
+// Positions of a chunk that one of its tokens sees.
+long seen_of(const Call& call, const Chunk& chunk, long token) {
+  const long after = call.query_start[chunk.sequence + 1] - token;  // itself, and the new tokens behind it
+  return std::min(call.seq_lens[chunk.sequence] - after + 1 - chunk.first, CHUNK);
+}
+
+// What `each` makes of the pieces of a chunk that lie together: keys, or `values`, are laid for all tokens at once, and each
+// has its part of them, the last token first. each(token of the chunk, where the piece begins in it, its part)
+template <class F>
+void look_at(const Call& call, const Chunk& chunk, const Task* joins, bool values, F each) {
+  const int32_t* table = call.tables + chunk.sequence * call.table_step;
+  const long count = seen_of(call, chunk, joins[chunk.tokens - 1].token);
+  for (long at = 0; at < count;) {
+    const long most = most_at(call.kind == IN_PAIRS, chunk.first + at, CHUNK);
+    Stored stored = stored_at(call, table, chunk.head, chunk.first + at, chunk.first + count, most);
+    const long whole = stored.count;
+    lay_in_pairs(call, stored, values);
+    for (long t = chunk.tokens - 1; t >= 0; t--) {
+      stored.count = std::min(whole, seen_of(call, chunk, joins[t].token) - at);
+      if (stored.count > 0) each(t, at, stored);
+    }
+    at += whole;
+  }
+}
+
+// `joins` are those of its tokens, which say where the parts of each are. Each part is, to the bit, what it would be if its
+// token were the only one.
+void decode(const Call& call, const Chunk& chunk, const Task* joins, float* parts) {
   constexpr long STEP = CHUNK + BLOCK;  // a block's last panel may be wider than what is left
-  long group = call.group(), wide = padded(call), count = task.end - task.first;
-  const int32_t* table = call.tables + task.sequence * call.table_step;
-  room.queries.resize(group * wide);
-  room.scores.resize(group * STEP);
-  read_queries(call, task.token, task.head, room.queries.data());
-  prepare_queries(call, group);
+  const long group = call.group(), wide = padded(call), size = part_size(call);
+  room.queries.resize(chunk.tokens * group * wide);
+  room.scores.resize(chunk.tokens * group * STEP);
+  for (long t = 0; t < chunk.tokens; t++)
+    read_queries(call, joins[t].token, chunk.head, room.queries.data() + t * group * wide);
+  prepare_queries(call, chunk.tokens * group);
   float* scores = room.scores.data();
-  const bool pairs = call.kind == IN_PAIRS;
-  for (long at = 0; at < count;) {
-    const long most = most_at(pairs, task.first + at, CHUNK);
-    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most);
-    scores_of(call, group, true, stored, scores + at, STEP);
-    at += stored.count;
+  const auto scores_at = [&](long token) { return scores + token * group * STEP; };
+  const auto part_of = [&](long token) { return parts + (joins[token].part + chunk.number) * size; };
+  look_at(call, chunk, joins, false, [&](long token, long at, const Stored& stored) {
+    scores_of_token(call, token * group, stored, scores_at(token) + at, STEP);
+  });
+  for (long t = 0; t < chunk.tokens; t++) {
+    const long count = seen_of(call, chunk, joins[t].token);
+    float *part = part_of(t), *peaks = part + group * wide, *totals = peaks + group;
+    std::fill_n(part, group * wide, 0.0f);
+    for (long g = 0; g < group; g++) {
+      float* row = scores_at(t) + g * STEP;
+      bound(call, row, count);
+      peaks[g] = highest_of(row, count);
+      totals[g] = exponentials(row, peaks[g], count);
+    }
   }
-  std::fill_n(part, group * wide, 0.0f);
-  float *peaks = part + group * wide, *totals = peaks + group;
-  for (long g = 0; g < group; g++) {
-    bound(call, scores + g * STEP, count);
-    peaks[g] = highest_of(scores + g * STEP, count);
-    totals[g] = exponentials(scores + g * STEP, peaks[g], count);
-  }
-  for (long at = 0; at < count;) {
-    const long most = most_at(pairs, task.first + at, CHUNK);
-    const Stored stored = stored_at(call, table, task.head, task.first + at, task.end, most);
-    add_values_of(call, group, true, stored, scores + at, STEP, part);
-    at += stored.count;
-  }
+  look_at(call, chunk, joins, true, [&](long token, long at, const Stored& stored) {
+    add_values_of_token(call, stored, scores_at(token) + at, STEP, part_of(token));
+  });
 }
 
 void write_out(const Call& call, long token, long head, const float* sums, float total) {
@@ -819,7 +859,7 @@ void prompt(const Call& call, const Task& task) {
       many_scores(rows, room.queries.data(), wide, {room.keys.data(), wide, stored.count}, room.scores.data());
     } else {
       stored = block_at(call, table, task.head, low, seen, end, stored.count);
-      scores_of(call, rows, false, stored, room.scores.data(), BLOCK);
+      many_scores(rows, room.queries.data(), wide, widened(call, stored, false, room.keys), room.scores.data());
     }
     bool clear = low + stored.count <= position + 1 && low >= call.first_seen(last - 1);
     for (long r = 0; r < rows; r++) {
@@ -837,7 +877,7 @@ void prompt(const Call& call, const Task& task) {
     if (of_bytes(call))
       add_values(rows, room.scores.data(), BLOCK, {room.values.data(), wide, stored.count}, room.sums.data(), wide);
     else
-      add_values_of(call, rows, false, stored, room.scores.data(), BLOCK, room.sums.data());
+      add_values(rows, room.scores.data(), BLOCK, widened(call, stored, true, room.values), room.sums.data(), wide);
     low += stored.count;
   }
   for (long r = 0; r < rows; r++) {
@@ -850,23 +890,22 @@ void prompt(const Call& call, const Task& task) {
 }  // namespace
 
 // The chunks of a few new tokens, which are those that it would have alone: drafts change no bit of what is accepted.
-// Tokens that look at the same positions come one after another.
+// Tokens that look at the same positions, but for those that are new, do so together.
 static void divide_few(const Attention& call, long sequence, long head, Tasks& tasks, long& part) {
   const long start = call.query_start[sequence], tokens = call.query_start[sequence + 1] - start;
-  const long before = call.seq_lens[sequence] - tokens;
-  long parts[FEW], left = tokens;
+  const long before = call.seq_lens[sequence] - tokens, join = tasks.joins.size();
   for (long t = 0; t < tokens; t++) {
     const long chunks = (before + t + 1 - call.first_seen(before + t) + CHUNK - 1) / CHUNK;
     tasks.joins.push_back({sequence, head, 0, chunks, part, start + t});
-    parts[t] = part, part += chunks;
+    part += chunks;
   }
-  for (long chunk = 0; left; chunk++) {
-    left = 0;
-    for (long t = 0; t < tokens; t++) {
-      const long first = call.first_seen(before + t) + chunk * CHUNK, end = before + t + 1;
-      if (first >= end) continue;
-      tasks.decodes.push_back({sequence, head, first, std::min(end, first + CHUNK), parts[t] + chunk, start + t});
-      left += first + CHUNK < end;
+  for (long begin = 0, end; begin < tokens; begin = end) {
+    const long seen = call.first_seen(before + begin);
+    for (end = begin + 1; end < tokens && call.first_seen(before + end) == seen;) end++;
+    for (long number = 0; number < tasks.joins[join + end - 1].end; number++) {
+      long first = begin;  // the others see no position of it
+      while (tasks.joins[join + first].end <= number) first++;
+      tasks.decodes.push_back({sequence, head, seen + number * CHUNK, number, join + first, end - first});
     }
   }
 }
@@ -898,7 +937,7 @@ void attend(const Attention& call, Tasks& tasks) {
 #pragma omp for schedule(dynamic, 1) nowait
   for (long i = 0; i < prompts; i++) prompt(call, tasks.prompts[i]);
 #pragma omp for schedule(dynamic, 1)
-  for (long i = 0; i < decodes; i++) decode(call, tasks.decodes[i], parts + tasks.decodes[i].part * size);
+  for (long i = 0; i < decodes; i++) decode(call, tasks.decodes[i], tasks.joins.data() + tasks.decodes[i].join, parts);
 #pragma omp for schedule(static)
   for (long i = 0; i < joins; i++) join(call, tasks.joins[i], parts + tasks.joins[i].part * size, tasks.joins[i].end);
 }

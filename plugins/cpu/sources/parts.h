@@ -80,13 +80,20 @@ struct Attention {
 };
 
 struct Task {
-  long sequence, head, first, end;  // a chunk of positions, or new tokens of the sequence
-  long part;                        // where a chunk's outcome goes
-  long token;                       // which looks at the chunk
+  long sequence, head, first, end;  // new tokens of the sequence, or chunks of positions
+  long part;                        // where the outcome of the first chunk is
+  long token;                       // which looks at the chunks
+};
+
+// A chunk of positions, from `first` on, that some new tokens of a sequence look at, each as far as itself: those of as many
+// `joins`, of which it is the chunk of that number.
+struct Chunk {
+  long sequence, head, first, number, join, tokens;
 };
 
 struct Tasks {
-  std::vector<Task> decodes, prompts, joins;
+  std::vector<Chunk> decodes;
+  std::vector<Task> prompts, joins;
   std::vector<float> parts;
 };
 
