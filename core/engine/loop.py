@@ -315,7 +315,8 @@ class Engine:
     def _learn(self, in_flight: InFlightStep, seconds: float) -> None:
         """Notes what the step took."""
         step, cost = in_flight.step, self._parts.cost
-        if cost.wants(in_flight.number, draws=len(step.draws) > 0, decodes=step.decodes):
+        decodes = step.decodes or not in_flight.prompt_tokens
+        if cost.wants(in_flight.number, draws=len(step.draws) > 0, decodes=decodes):
             cost.learn(Work.of(step.starts, step.stops), seconds)
 
     def _launch(

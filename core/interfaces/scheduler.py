@@ -249,7 +249,7 @@ class StepCost(Protocol):
     """Learns what steps take from those that were run. One thread owns it."""
 
     def wants(self, number: int, *, draws: bool, decodes: bool) -> bool:
-        """Whether to learn from step `number`, in which some draw a token, or all compute one token and draw."""
+        """Whether to learn from step `number`, in which some draw a token, or all draw and none computes a prompt."""
         ...
 
     def learn(self, work: Work, seconds: float) -> None:

@@ -206,15 +206,16 @@ class Record:
 
     def add(self, slots: Ints, one: int, ones: Ints, other: int, others: Ints) -> None:
         """Of `others` things of each, `ones` went well."""
-        for column, more in ((one, ones), (other, others)):
-            self.counts[slots, column] += more
-            self.of_all[column] += more.sum()
-        known = self.counts[slots, other]
-        fading = np.minimum(1.0, KNOWN / np.maximum(known, 1.0))
-        self.counts[slots, one] *= fading
-        self.counts[slots, other] *= fading
-        fading_of_all = min(1.0, KNOWN_OF_ALL / float(self.of_all[other]))
-        self.of_all[[one, other]] *= fading_of_all
+        counts, of_all = self.counts, self.of_all
+        well, known = counts[slots, one] + ones, counts[slots, other] + others
+        if len(known) and known.max() > KNOWN:
+            fading = np.minimum(1.0, KNOWN / np.maximum(known, 1.0))
+            well, known = well * fading, known * fading
+        counts[slots, one], counts[slots, other] = well, known
+        of_all[one] += ones.sum()
+        of_all[other] += others.sum()
+        if of_all[other] > KNOWN_OF_ALL:
+            of_all[[one, other]] *= KNOWN_OF_ALL / float(of_all[other])
 
     def share(self, slots: Ints, one: int, other: int) -> Floats:
         """What part went well, of each; as all do where little is known."""
