@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from maxserve.core.http.failures import FailureDialects, failure_of, log_unforeseen, unrouted
 from maxserve.core.http.health_gate import PROBES
-from maxserve.core.http.mounting import RouteMount, mount_routes
+from maxserve.core.http.mounting import SCHEMA, RouteMount, later_schemas, mount_routes
 from maxserve.core.http.request_middleware import RequestMiddleware
 from maxserve.core.interfaces.errors import EngineError, RequestError
 from maxserve.core.interfaces.middleware import WrapsApp
@@ -36,8 +38,10 @@ def create_app(
     """
     dialects = dialects or FailureDialects()
     # The documentation pages of FastAPI load scripts from elsewhere; only the schema itself is served.
-    app = FastAPI(title="maxserve", summary=f"serves {context.model.name}", docs_url=None, redoc_url=None)
-    templates = mount_routes(app, [RouteMount(*route) for route in routes], probes)
+    app = FastAPI(title="maxserve", summary=f"serves {context.model.name}", openapi_url=None)
+    mounts = [RouteMount(*route) for route in routes]
+    templates = mount_routes(app, mounts, probes)
+    app.add_route(SCHEMA, _schema_of(app, mounts), include_in_schema=False)
     app.state.context = context
     observers = Observers.of(context.observers)
     for wrap in reversed(middleware):  # the last one added is the first to see a request
@@ -55,3 +59,19 @@ def create_app(
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, answer_unrouted)
     return app
+
+
+def _schema_of(app: FastAPI, mounts: Sequence[RouteMount]) -> Callable[[Request], Awaitable[Response]]:
+    """What answers /openapi.json: made at the first request, and in a thread, since that takes a tenth of a second."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            for mount in mounts:
+                for schema in later_schemas(mount.router.routes):
+                    schema.fill()
+        return app.openapi()
+
+    async def answer(request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(describe))
+
+    return answer

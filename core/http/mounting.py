@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,18 @@ _ONE, _MANY = "{}", "{path}"  # what a parameter becomes: one segment, or one an
 
 class BodySchema(dict[str, Any]):
     """All of a route's description in the words of OpenAPI, as its `openapi_extra`: FastAPI has nothing to add."""
+
+
+class LaterSchema(BodySchema):
+    """One that `describe` gives when /openapi.json is first asked for: what pydantic says of a body takes its time."""
+
+    def __init__(self, describe: Callable[[], Mapping[str, Any]]) -> None:
+        super().__init__()
+        self._describe = describe
+
+    def fill(self) -> None:
+        """Has what `describe` gives from now on."""
+        self.update(self._describe())
 
 
 class RouteMount(NamedTuple):
@@ -83,6 +95,12 @@ def mount_routes(app: FastAPI, mounts: Iterable[RouteMount], probes: Collection[
         _check_schema(mount)
         app.include_router(mount.router, prefix=mount.root)
     return RouteTemplates(taken)
+
+
+def later_schemas(routes: Iterable[BaseRoute]) -> list[LaterSchema]:
+    """What is not described yet of some routes."""
+    extras = [route.openapi_extra for route in routes if isinstance(route, APIRoute)]
+    return [extra for extra in extras if isinstance(extra, LaterSchema)]
 
 
 def _check_schema(mount: RouteMount) -> None:

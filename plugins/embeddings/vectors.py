@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from maxserve.interfaces.engine import VectorInfo
 from maxserve.interfaces.errors import EngineError, RequestError
 from maxserve.interfaces.request import Encoded
 
-Vector = NDArray[np.float32]  # [size], or [tokens, size] where nothing is pooled
+if TYPE_CHECKING:
+    import numpy as np  # in functions, as servers of other models import this, too
+    from numpy.typing import NDArray
+
+Vector: TypeAlias = "NDArray[np.float32]"  # [size], or [tokens, size] where nothing is pooled
 
 
 class Collected:
@@ -25,6 +27,8 @@ class Collected:
         """EngineError when the engine gave up."""
         if encoded.error is not None:
             raise EngineError(encoded.error)
+        import numpy as np
+
         numbers = np.frombuffer(encoded.data, dtype=np.float32).reshape(-1, self._info.size)
         start = 0
         for number, index in enumerate(encoded.indices):
@@ -66,6 +70,8 @@ def settle_size(wanted: int | None, info: VectorInfo) -> int | None:
 
 def unit(vector: Vector) -> Vector:
     """The vector, or each row of several, at length 1; one of length 0 stays."""
+    import numpy as np
+
     length = np.linalg.norm(vector, axis=-1, keepdims=True)
     return (vector / np.where(length == 0, np.float32(1), length)).astype(np.float32)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
 from cachetools import TTLCache
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
@@ -21,6 +22,7 @@ from maxserve.interfaces.request import AdapterChange
 from maxserve.interfaces.routes import ServerContext
 from maxserve.interfaces.served_names import ServedName
 from maxserve.plugins.api.common.fields import Body
+from maxserve.plugins.api.common.json_body import later_schema, read_body
 from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.threads import Threads
 from maxserve.plugins.api.common.unsupported import warnings_of
@@ -29,6 +31,8 @@ from maxserve.plugins.lora.loaded import LoadedAdapters, most_loaded
 from maxserve.plugins.lora.options import LoRAOptions
 
 log = logging.getLogger("maxserve.lora")
+
+B = TypeVar("B", bound=Body)
 
 FINDING = 4  # threads in which sources look for adapters
 REFUSED = 5.0  # seconds for which an adapter that could not be served is not read again for requests
@@ -234,7 +238,21 @@ def _success(what: str, warnings: list[str]) -> PlainTextResponse:
 
 def router(context: ServerContext) -> APIRouter:
     routes, adapters = APIRouter(), Adapters(context)
-    answer: dict[str, Any] = {"methods": ["POST"], "response_class": PlainTextResponse}
-    routes.add_api_route("/v1/load_lora_adapter", adapters.load, **answer)
-    routes.add_api_route("/v1/unload_lora_adapter", adapters.unload, **answer)
+    _add(routes, "/v1/load_lora_adapter", LoadBody, adapters.load)
+    _add(routes, "/v1/unload_lora_adapter", UnloadBody, adapters.unload)
     return routes
+
+
+def _add(routes: APIRouter, path: str, body: type[B], change: Callable[[B], Awaitable[PlainTextResponse]]) -> None:
+    async def answer(request: Request) -> PlainTextResponse:
+        return await change(await read_body(request, body))
+
+    routes.add_api_route(
+        path,
+        answer,
+        methods=["POST"],
+        response_class=PlainTextResponse,
+        name=path,
+        description=inspect.getdoc(change) or "",
+        openapi_extra=later_schema(body),
+    )

@@ -9,11 +9,12 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.http.failures import RETRY_AFTER, Failure, capped, failure_of, log_unforeseen, unavailable
     from maxserve.core.http.middleware import key_in
-    from maxserve.core.http.mounting import BodySchema
+    from maxserve.core.http.mounting import BodySchema, LaterSchema
 
 __all__ = [
     "BodySchema",
     "Failure",
+    "LaterSchema",
     "RETRY_AFTER",
     "capped",
     "failure_of",
@@ -27,6 +28,7 @@ __getattr__ = exports(
     {
         "BodySchema": "maxserve.core.http.mounting",
         "Failure": "maxserve.core.http.failures",
+        "LaterSchema": "maxserve.core.http.mounting",
         "RETRY_AFTER": "maxserve.core.http.failures",
         "capped": "maxserve.core.http.failures",
         "failure_of": "maxserve.core.http.failures",

@@ -20,7 +20,6 @@ from maxserve.plugins.api.common.reasoning import Asked, ReasoningControls
 from maxserve.plugins.api.common.requests import check_length
 from maxserve.plugins.api.common.tool_prompt import knows_tools, with_tools_described
 from maxserve.plugins.api.common.tools import ToolChoice
-from maxserve.plugins.vision.image_prompt import image_prompt
 
 _SPEAKERS = ("system", "developer", "user")  # whose messages without content are a mistake; a null one is empty
 _THOUGHTS = ("thinking", "reasoning", "redacted_thinking")  # parts that some clients send back
@@ -62,6 +61,8 @@ class Conversations:
         """The tokens of what `prompt` gave, the template having put special ones where they belong, and its images."""
         if not images or self._placeholder is None:
             return self._encoded(prompt), ()
+        from maxserve.plugins.vision.image_prompt import image_prompt  # numpy, which other prompts do without
+
         return image_prompt(prompt, images, self._placeholder, self._tokenizer, self._encoded)
 
     @cached_property

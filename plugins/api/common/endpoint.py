@@ -14,7 +14,7 @@ from starlette.responses import Response
 from maxserve.http import Failure, failure_of, log_unforeseen
 from maxserve.interfaces.observer import StatsObserver
 from maxserve.plugins.api.common.disconnect import ClientGone, unless_gone
-from maxserve.plugins.api.common.json_body import body_schema, read_body
+from maxserve.plugins.api.common.json_body import later_schema, read_body
 from maxserve.plugins.api.common.meter import Meter
 
 B = TypeVar("B", bound=BaseModel)
@@ -52,7 +52,7 @@ class Endpoint(Generic[B]):
             methods=["POST"],
             response_model=None,
             name=self.path,
-            openapi_extra=body_schema(self.body, self.path),
+            openapi_extra=later_schema(self.body, self.path),
         )
 
     async def answer(self, request: Request) -> Response:

@@ -13,7 +13,6 @@ from maxserve.interfaces.images import ReadImage, ReadsImages
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.fields import Body
 from maxserve.plugins.api.common.threads import Threads
-from maxserve.plugins.vision.decoding import decode
 from maxserve.plugins.vision.fetching import Deadline
 from maxserve.plugins.vision.limits import PORTS, ImageLimits
 from maxserve.plugins.vision.options import ImageOptions
@@ -88,9 +87,15 @@ class RequestImages:
             threads = self._fetching if scheme_of(image.url) in PORTS else self._decoding
             try:
                 data = await threads.run(lambda: read_source(image.url, self._limits, deadline))
-                return await self._decoding.run(lambda: reader.read(decode(data, self._limits)))
+                return await self._decoding.run(lambda: _decoded(reader, data, self._limits))
             except (ValueError, ArithmeticError) as error:  # a reader's processor says so of sizes it cannot take
                 raise _refused(place, f"the image cannot be used: {error}") from error
+
+
+def _decoded(reader: ReadsImages, data: bytes, limits: ImageLimits) -> ReadImage:
+    from maxserve.plugins.vision.decoding import decode  # Pillow and numpy, which most servers never need
+
+    return reader.read(decode(data, limits))
 
 
 def details(placed: Sequence[Placed]) -> Iterator[str]:

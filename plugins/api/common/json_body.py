@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from maxserve.http import BodySchema
+from maxserve.http import BodySchema, LaterSchema
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.disconnect import ClientGone
@@ -165,16 +165,26 @@ def _backslashes(body: bytes, end: int) -> int:
 def body_schema(model: type[BaseModel], path: str = "") -> BodySchema:
     """What a route that uses `read_body` gives as `openapi_extra`, so that /openapi.json shows its fields.
 
-    With the route's `path`, its parameters as well, which FastAPI does not find in a handler of the bare request.
+    With the route's `path`, its parameters as well.
     """
     schema = _json_schema(model)
     definitions = schema.get("$defs", {})
     schema = _inlined({key: value for key, value in schema.items() if key != "$defs"}, definitions)
     described = BodySchema(requestBody={"required": True, "content": {"application/json": {"schema": schema}}})
-    if names := _PARAMETER.findall(path):
-        text = {"type": "string"}
-        described["parameters"] = [{"name": each, "in": "path", "required": True, "schema": text} for each in names]
+    if parameters := path_parameters(path):
+        described["parameters"] = parameters
     return described
+
+
+def path_parameters(path: str) -> list[dict[str, Any]]:
+    """The parameters in a path, which FastAPI does not find in a handler of the bare request."""
+    text = {"type": "string"}
+    return [{"name": each, "in": "path", "required": True, "schema": text} for each in _PARAMETER.findall(path)]
+
+
+def later_schema(model: type[BaseModel], path: str = "") -> LaterSchema:
+    """The same, made when somebody asks for /openapi.json."""
+    return LaterSchema(partial(body_schema, model, path))
 
 
 @lru_cache(maxsize=64)

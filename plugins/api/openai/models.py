@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
-from fastapi import Header
+from fastapi import Request
 
+from maxserve.http import BodySchema
 from maxserve.interfaces.engine import SCORING, VectorInfo
 from maxserve.interfaces.served_names import ServedName
 from maxserve.plugins.api.common.answering import Answering
 from maxserve.plugins.api.common.bodies import ChatBody
+from maxserve.plugins.api.common.json_body import path_parameters
 from maxserve.plugins.api.openai.completion_body import CompletionBody
 from maxserve.plugins.api.openai.embeddings import EmbeddingsBody
 
-Version: TypeAlias = Annotated[str | None, Header()]
+VERSION = "anthropic-version"
+VERSION_HEADER = {"name": VERSION, "in": "header", "required": False, "schema": {"type": "string"}}
 
 
 class Models:
@@ -25,17 +28,17 @@ class Models:
         self._root = _root(self._info.ref or self._info.name)
         self._capabilities = _capabilities(answering)
 
-    async def list(self, anthropic_version: Version = None) -> dict[str, Any]:
+    async def list(self, request: Request) -> dict[str, Any]:
         """The model and its adapters; as Anthropic lists them for its clients, who send a version of its API."""
-        if anthropic_version is None:
+        if VERSION not in request.headers:
             return {"object": "list", "data": [self._card(served) for served in self._names]}
         cards = [self._anthropic_card(served) for served in self._names]
         return {"data": cards, "has_more": False, "first_id": cards[0]["id"], "last_id": cards[-1]["id"]}
 
-    async def one(self, name: str, anthropic_version: Version = None) -> dict[str, Any]:
+    async def one(self, request: Request) -> dict[str, Any]:
         """The model by its name, or by the part of it after the last slash."""
-        served = self._names.find(name)
-        return self._card(served) if anthropic_version is None else self._anthropic_card(served)
+        served = self._names.find(request.path_params["name"])
+        return self._anthropic_card(served) if VERSION in request.headers else self._card(served)
 
     def _anthropic_card(self, served: ServedName) -> dict[str, Any]:
         return {
@@ -60,6 +63,11 @@ class Models:
             "max_model_len": self._info.max_length,
             "capabilities": self._capabilities,
         }
+
+
+def described(path: str) -> BodySchema:
+    """What /openapi.json says of a path of models, whose handlers take the bare request."""
+    return BodySchema(parameters=[*path_parameters(path), VERSION_HEADER])
 
 
 def _capabilities(answering: Answering) -> dict[str, Any]:

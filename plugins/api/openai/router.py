@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Request
 
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
@@ -12,7 +15,7 @@ from maxserve.plugins.api.openai.chat import Chat
 from maxserve.plugins.api.openai.choices import Choices
 from maxserve.plugins.api.openai.completions import Completions
 from maxserve.plugins.api.openai.embeddings import embeddings_endpoints
-from maxserve.plugins.api.openai.models import Models
+from maxserve.plugins.api.openai.models import Models, described
 from maxserve.plugins.api.openai.responses import responses_endpoints
 from maxserve.plugins.api.openai.tokenization import Tokenization
 from maxserve.plugins.api.openai.tokenizer_info import TokenizerInfo
@@ -24,8 +27,8 @@ def router(context: ServerContext) -> APIRouter:
     answering = context.once(Answering)
     models = Models(answering)
     for prefix in ("/v1", ""):  # base URLs are often given without the version
-        routes.add_api_route(prefix + "/models", models.list, methods=["GET"], response_model=None)
-    routes.add_api_route("/v1/models/{name:path}", models.one, methods=["GET"], response_model=None)
+        _get(routes, prefix + "/models", models.list)
+    _get(routes, "/v1/models/{name:path}", models.one)
     routes.add_api_route("/version", version, methods=["GET"], response_model=None)
     info = TokenizerInfo(context)
     routes.add_api_route("/tokenizer_info", info.answer, methods=["GET"], response_model=None)
@@ -41,3 +44,7 @@ def router(context: ServerContext) -> APIRouter:
     for endpoint in (*responses_endpoints(answering), *embeddings_endpoints(context)):
         endpoint.add_to(routes)
     return routes
+
+
+def _get(routes: APIRouter, path: str, answer: Callable[[Request], Awaitable[dict[str, Any]]]) -> None:
+    routes.add_api_route(path, answer, methods=["GET"], response_model=None, openapi_extra=described(path))

@@ -13,7 +13,7 @@ from maxserve.interfaces.tokenizer import TruncationSide
 from maxserve.plugins.api.common.answering import MANY, Answering
 from maxserve.plugins.api.common.bodies import ChatBody, TokenIds
 from maxserve.plugins.api.common.fields import Body
-from maxserve.plugins.api.common.json_body import body_schema, read_body
+from maxserve.plugins.api.common.json_body import later_schema, read_body
 from maxserve.plugins.api.common.options import AnswerOptions
 from maxserve.plugins.api.common.requests import encoded
 from maxserve.plugins.api.common.threads import in_thread_if
@@ -66,7 +66,7 @@ class Tokenization:
                 ("/detokenize", self.detokenize, DetokenizeBody),
             ):
                 router.add_api_route(
-                    prefix + path, answer, methods=["POST"], response_model=None, openapi_extra=body_schema(body)
+                    prefix + path, answer, methods=["POST"], response_model=None, openapi_extra=later_schema(body)
                 )
 
     async def tokenize(self, request: Request) -> dict[str, Any]:

@@ -6,11 +6,8 @@ import base64
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from maxserve.interfaces.errors import RequestError
@@ -68,7 +65,9 @@ class VectorFormat:
 
     def encoded(self, vector: Vector) -> bytes:
         """The numbers in their type and byte order, rows one after another."""
-        numbers = _CASTS[self.dtype](vector)
+        from maxserve.plugins.api.openai.vector_casts import CASTS  # numpy, which other models' servers do without
+
+        numbers = CASTS[self.dtype](vector)
         order = sys.byteorder if self.endianness == "native" else self.endianness
         return bytes(numbers.astype(numbers.dtype.newbyteorder(">" if order == "big" else "<")).tobytes())
 
@@ -82,43 +81,3 @@ class VectorFormat:
             items.append({**item, "start": start, "end": end, "shape": list(vector.shape)})
             start = end
         return b"".join(parts), items
-
-
-def _bfloat16(vector: Vector) -> NDArray[Any]:
-    """The upper halves of float32, rounded to the nearest, ties to even."""
-    bits = vector.astype(np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    halves: NDArray[Any] = np.where(np.isnan(vector), 0x7FC0, rounded).astype(np.uint16)
-    return halves
-
-
-@cache
-def _float8(exponent: int, mantissa: int, largest: int) -> NDArray[np.float64]:
-    """The values of the codes 0 to `largest` of an 8-bit type, which rise."""
-    codes = np.arange(largest + 1)
-    power, fraction = codes >> mantissa, (codes & (2**mantissa - 1)) / 2**mantissa
-    bias = 2 ** (exponent - 1) - 1
-    values: NDArray[np.float64] = np.where(
-        power == 0, fraction * 2.0 ** (1 - bias), (1 + fraction) * 2.0 ** (power - bias)
-    )
-    return values
-
-
-def _nearest(vector: Vector, values: NDArray[np.float64]) -> NDArray[Any]:
-    """The codes of the nearest of `values`, ties to even codes; what is beyond the largest becomes that."""
-    size = np.abs(vector.astype(np.float64))
-    above = np.clip(np.searchsorted(values, size), 1, len(values) - 1)
-    low, high = size - values[above - 1], values[above] - size
-    up = (high < low) | ((high == low) & (above % 2 == 0))
-    codes = np.where(up, above, above - 1)
-    signed: NDArray[Any] = (codes | (np.signbit(vector).astype(np.int64) << 7)).astype(np.uint8)
-    return signed
-
-
-_CASTS: dict[str, Any] = {
-    "float32": lambda vector: vector.astype(np.float32),
-    "float16": lambda vector: vector.astype(np.float16),
-    "bfloat16": _bfloat16,
-    "fp8_e4m3": lambda vector: _nearest(vector, _float8(4, 3, 0x7E)),
-    "fp8_e5m2": lambda vector: _nearest(vector, _float8(5, 2, 0x7B)),
-}

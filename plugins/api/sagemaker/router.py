@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from maxserve.http import LaterSchema
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.routes import ServerContext
 from maxserve.plugins.api.common.answering import Answering
@@ -49,7 +50,6 @@ class Invocations:
     def __init__(self, context: ServerContext) -> None:
         self._endpoints = _text_endpoints(context) if context.model.vectors is None else _vector_endpoints(context)
 
-    @property
     def schema(self) -> dict[str, Any]:
         """What /openapi.json says of the body: it is one of several."""
         bodies = dict.fromkeys(endpoint.body for endpoint in self._endpoints.values())
@@ -107,7 +107,11 @@ def router(context: ServerContext) -> APIRouter:
     routes = APIRouter()
     invocations = Invocations(context)
     routes.add_api_route(
-        PATH, invocations.answer, methods=["POST"], response_model=None, openapi_extra=invocations.schema
+        PATH,
+        invocations.answer,
+        methods=["POST"],
+        response_model=None,
+        openapi_extra=LaterSchema(invocations.schema),
     )
     return routes
 
