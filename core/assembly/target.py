@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from maxserve.core.registry.protocol import Host
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, kw_only=True):
     """What all builds of one engine share."""
 
     settings: Settings
@@ -57,8 +57,7 @@ class Target:
         return self.loader.compute
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """A model with its weights loaded, and the memory planned around it.
 
     `layers` are what the cache keeps: those of the model, and behind them those that a drafter `needs`. `groups` are

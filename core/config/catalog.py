@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import annotated_types as at
+import msgspec
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -104,8 +105,7 @@ class OptionSpec:
         return getattr(getattr(settings, self.section), self.key)
 
 
-@dataclass(frozen=True, slots=True)
-class Catalog:
+class Catalog(msgspec.Struct, frozen=True):
     """Every option, by name and by path."""
 
     options: tuple[OptionSpec, ...]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
 from maxserve.core.config.catalog import Catalog, OptionSpec, catalog, expectation
@@ -62,15 +62,14 @@ def resolve_plugins(typed: Mapping[str, Any], *, environ: Mapping[str, str], dot
     return reading.settings(()).plugins
 
 
-@dataclass(slots=True)
-class _Reading:
+class _Reading(msgspec.Struct):
     """The sources on their way into one value."""
 
     options: Catalog
     sources: Sources
-    origins: dict[str, Origin] = field(default_factory=dict)
-    where: dict[str, str] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
+    origins: dict[str, Origin] = msgspec.field(default_factory=dict)
+    where: dict[str, str] = msgspec.field(default_factory=dict)
+    errors: list[str] = msgspec.field(default_factory=list)
 
     def settings(self, sections: Sequence[PluginSection]) -> Settings:
         values = self._values()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
+import msgspec
 
 from maxserve.core.config.catalog import PREFIX, Catalog, OptionSpec, near
 from maxserve.core.config.settings import Origin
@@ -17,8 +16,7 @@ from maxserve.core.config.values import items, read_bool
 from maxserve.core.interfaces.errors import SettingsError
 
 
-@dataclass(frozen=True, slots=True)
-class SourceValue:
+class SourceValue(msgspec.Struct, frozen=True):
     """A value as it was written; `where` names the spot in messages."""
 
     value: Any
@@ -97,22 +95,11 @@ def _unquoted(text: str) -> str:
 EVERYTHING = ""  # a scope in which every option may be named
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key must not come twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} comes twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def read_mapping(path: str, section: str | None, *, prefix: str = "") -> dict[Any, Any]:
     """The mapping in a YAML file, or in its `section`; `prefix` is that of the flags that named them."""
-    root = _read_yaml(path, f"--{prefix}config-file")
+    from maxserve.core.config.yaml_files import read_yaml  # only where there is such a file
+
+    root = read_yaml(path, f"--{prefix}config-file")
     if section is None:
         return root
     present = ", ".join(str(key) for key, value in root.items() if isinstance(value, Mapping)) or "none"
@@ -121,29 +108,6 @@ def read_mapping(path: str, section: str | None, *, prefix: str = "") -> dict[An
     if not isinstance(root[section], Mapping):
         raise SettingsError(f"--{prefix}section-name {section}: not a section of {path}, which has: {present}")
     return dict(root[section])
-
-
-def _read_yaml(path: str, flag: str) -> dict[Any, Any]:
-    try:
-        root = yaml.load(Path(path).expanduser().read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise SettingsError(f"{flag} {path}: there is no such file below {Path.cwd()}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{flag} {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{flag} {path} is not YAML: {_one_line(error)}") from None
-    if root is None:
-        return {}
-    if not isinstance(root, Mapping):
-        found = "a list" if isinstance(root, list) else "one plain value"
-        raise SettingsError(f"{flag} {path}: expected keys with values, such as max_length: 2048, not {found}")
-    return dict(root)
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem or error.context} in line {error.problem_mark.line + 1}"
-    return " ".join(str(error).split())
 
 
 def file_source(
@@ -178,16 +142,15 @@ def _one_scope(scope: str, prefix: str) -> dict[str, str]:
     return dict.fromkeys((scope, f"{scope}_config", bare, f"{bare}_config"), scope)
 
 
-@dataclass(slots=True)
-class _Walk:
+class _Walk(msgspec.Struct):
     """One way through a file: what it set so far, and which keys are unknown."""
 
     options: Catalog
     path: str
     scopes: Mapping[str, str]
-    source: Source = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-    foreign_sections: list[str] = field(default_factory=list)
+    source: Source = msgspec.field(default_factory=dict)
+    unknown: list[str] = msgspec.field(default_factory=list)
+    foreign_sections: list[str] = msgspec.field(default_factory=list)
 
     def read(self, content: Mapping[Any, Any], scope: str, above: str) -> None:
         known = self._known(scope)
@@ -245,8 +208,7 @@ def _snake(key: str) -> str:
 Sources: TypeAlias = list[tuple[Origin, Source]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     """What settings are made from. With `strict`, unknown names are errors."""
 
     typed: Mapping[str, Any]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, runtime_checkable
 
+import msgspec
 from pydantic import BeforeValidator
 
 DEVICES = re.compile(r"gpu(?::(\d+(?:,\d+)*))?")
@@ -53,8 +54,7 @@ class Choice:
         return name if dot and owner.lower() == self.owner.lower() else text
 
 
-@dataclass(frozen=True, slots=True)
-class Devices:
+class Devices(msgspec.Struct, frozen=True):
     """Where the model runs, in one spelling: default, cpu, or gpu:0 and gpu:0,1."""
 
     metavar: str = "cpu|gpu|gpu:ID[,ID…]"
@@ -121,8 +121,7 @@ class Reader(Protocol):
     def read(self, value: object) -> object: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """What one option takes: a scalar, or several of it (`many`); `optional` when None is a value."""
 
     scalar: type

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
+import msgspec
 import numpy as np
 import torch
 
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.engine")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Stage:
+class Stage(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One transform in the pipeline; optional methods are looked up here, once."""
 
     name: str
@@ -191,8 +190,7 @@ class SamplingBatch:
         return state
 
 
-@dataclass(slots=True)
-class DraftsAhead:
+class DraftsAhead(msgspec.Struct):
     """A draft for each row, in `tokens`, below 0 where there is nothing to choose from.
 
     Those that were drawn lie in the `table` from `start` on, by `rows`; `possible` says which are more than rounding.
@@ -203,7 +201,7 @@ class DraftsAhead:
     table: torch.Tensor | None = None
     start: int = 0
     possible: torch.Tensor | None = None
-    rows: Mapping[int, int] = field(default_factory=dict)
+    rows: Mapping[int, int] = msgspec.field(default_factory=dict)
 
     def read(self) -> tuple[list[int], dict[int, DrawnFrom]]:
         """The tokens, and by row what they were drawn from: waits for the device, once."""
@@ -215,8 +213,7 @@ class DraftsAhead:
         return tokens, {row: DrawnFrom(self.table, self.start + at) for row, at in pairs}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class Draw(msgspec.Struct, frozen=True, kw_only=True):
     """A draw that lacks nothing but the logits. `drawing` are the rows that are not greedy, None when all are.
 
     `drafts` are those of them whose tokens are to be drafts as often as they can.
@@ -228,7 +225,7 @@ class Draw:
     uniforms: torch.Tensor | None = None
     mask: Mask | None = None
     drafts: DrawnDrafts | None = None
-    failures: dict[Stage, Exception] = field(default_factory=dict)
+    failures: dict[Stage, Exception] = msgspec.field(default_factory=dict)
 
     @property
     def wanted(self) -> Wanted | None:

@@ -9,9 +9,9 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+import msgspec
 import numpy as np
 import torch
 
@@ -32,8 +32,7 @@ THREADS = 2  # for quick constraints, and as many for those that take longer, wh
 STACK = 16 * 1024**2  # bytes of each: several times as much as the process had that tried the constraint before
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True):
     sequence: Sequence
     matcher: Future[Matcher]
 

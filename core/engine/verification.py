@@ -11,10 +11,10 @@ history. How a row draws is one of two ways, both of them exact for any sampling
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import torch
 
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 VALUES_AT_ONCE = 1 << 24  # in what a draw needs beside logits and weights, 8 bytes each: 110 rows of 150 000 tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Part:
+class _Part(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Some drafts: their rows among those that are drawn, tokens, random numbers, what they were drawn from."""
 
     rows: torch.Tensor

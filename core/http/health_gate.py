@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -28,8 +27,7 @@ def all_probes(given: Iterable[tuple[str, Mapping[str, Probe]]]) -> dict[str, Pr
     return probes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Closed:
+class _Closed(msgspec.Struct, frozen=True, kw_only=True):
     """Why no request is let in: `status` is "loading", "restarting" or "failed"."""
 
     status: str

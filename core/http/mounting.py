@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
@@ -50,8 +50,7 @@ class RouteMount(NamedTuple):
         return f"/plugins/{self.provider}" if not self.prefix else self.prefix.rstrip("/")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Address:
+class _Address(msgspec.Struct, frozen=True, kw_only=True):
     methods: frozenset[str]
     path: str
     provider: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -50,8 +50,7 @@ class Ranked(Declared, Protocol):
 R = TypeVar("R", bound=Ranked)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Computation:
+class Computation(msgspec.Struct, frozen=True, kw_only=True):
     """How a model computes. Without a `linear_method` its projections store their weights themselves."""
 
     compute: torch.dtype

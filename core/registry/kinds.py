@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from maxserve.core.interfaces.adapter import Adapter, AdapterTable
 from maxserve.core.interfaces.adapter_source import AdapterSource, FindsAdapters
@@ -36,8 +37,7 @@ from maxserve.core.interfaces.speculator import Drafter, Speculator
 from maxserve.core.interfaces.weight_format import BuiltWeightFormat, WeightFormat
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """A kind of component: the hook that declares it, what its `build` gives, whether workers have it, too.
 
     `builds` is the Protocol that is checked right after a build; None where it is checked elsewhere: a model with its

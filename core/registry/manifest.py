@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.sources import Source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The plugins of a host as plain text, to rebuild it in another process without discovering again.
 
     `declared` lists what the workers' registries must hold; it travels so that a difference can be named.

@@ -7,9 +7,10 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import uvloop
 
 from maxserve.core.assembly.params import request_params
@@ -52,8 +53,7 @@ GRACE = 5.0  # seconds that requests have to finish once the server is asked to 
 LAST_WORDS = 2.0  # seconds for clients to read why theirs did not, before connections are cut
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What one server is made of; `routes` are those to be served. `files` None: the worker finds the model itself."""
 
     settings: Settings

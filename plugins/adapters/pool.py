@@ -6,9 +6,10 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from maxserve.interfaces.adapter import AdapterContext, AdapterPoolContext, SaysChanges
 from maxserve.interfaces.adapter_source import AdapterSourceContext, adapter_sources
@@ -66,8 +67,7 @@ class ServedAdapter:
         self.slot = self.rows = self.requests = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """An adapter that is being read in a thread."""
 
     change: AdapterChange

@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import msgspec
+
 from maxserve.interfaces.cache import Bounds, CacheGroup, pages_of, token_bytes
 from maxserve.interfaces.errors import ModelError
 
@@ -405,8 +407,7 @@ def activation_bytes(spec: ModelSpec, *, tokens: int, rows: int, itemsize: int, 
     return step + (spec.image_values * itemsize + spec.features_kept if isinstance(spec, NeedsRoomForImages) else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """Bytes that are taken before the cache has any."""
 
     weights: int

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from maxserve import hookimpl
-from maxserve.interfaces.commands import LazyCommand
 
 if TYPE_CHECKING:
+    import click
+
     from maxserve.registry import Invocation
 
 COMPLETING = "_MAX_COMPLETE"  # the variable by which a shell asks for completions
@@ -17,6 +16,8 @@ COMPLETING = "_MAX_COMPLETE"  # the variable by which a shell asks for completio
 
 @hookimpl
 def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
+    from maxserve.interfaces.commands import LazyCommand  # click, which workers do without
+
     def serve() -> click.Command:
         from maxserve.plugins.commands.serve import serve_command
 

@@ -7,9 +7,9 @@ halves, which their forms have as bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -36,8 +36,7 @@ class Form(IntEnum):
     PLAIN = 9  # no codes, but values
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """Codes as a form has them: `table` is what each of them means, `zeros` are what is subtracted from that.
 
     For rows of bytes a code means `unit` times what the `lookup` has for it, or times the code, each plus `base`.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, cast
 
+import msgspec
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
@@ -46,8 +47,7 @@ class Place:
         return self.steps == _dense_steps(self.shape)
 
 
-@dataclass(slots=True, kw_only=True)
-class Operation:
+class Operation(msgspec.Struct, kw_only=True):
     """One operation: `kind` as the source names it, its operands, and what it makes."""
 
     kind: str
@@ -66,16 +66,14 @@ class _Tokens:
 TOKENS = _Tokens()
 
 
-@dataclass(frozen=True, slots=True)
-class _Activated:
+class _Activated(msgspec.Struct, frozen=True):
     """An activation that waits for what it gates."""
 
     place: Place
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Scaled:
+class _Scaled(msgspec.Struct, frozen=True):
     """A value times a number, which waits for what it is added to."""
 
     place: Place

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import click
-
 from maxserve import hookimpl
-from maxserve.interfaces.commands import LazyCommand
 from maxserve.interfaces.config import ConfigSection
 from maxserve.interfaces.engine import EMBEDDINGS, SCORING, Engine
 
 if TYPE_CHECKING:
+    import click
+
     from maxserve.registry import Invocation
 
 SENTENCE_FILES = (
@@ -47,6 +46,8 @@ def maxserve_engines() -> Iterable[Engine]:
 
 @hookimpl
 def maxserve_commands(cli: click.Group, invocation: Invocation) -> None:
+    from maxserve.interfaces.commands import LazyCommand  # click, which workers do without
+
     def encode() -> click.Command:
         from maxserve.plugins.embeddings.command import encode_command
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from uuid import uuid4
+
+import msgspec
 
 from maxserve.interfaces.engine import EMBEDDINGS, SCORING, VectorInfo
 from maxserve.interfaces.errors import RequestError
@@ -22,8 +23,7 @@ from maxserve.plugins.embeddings.vectors import Collected, Vector, cosines, sett
 MOST_INPUTS = 2048
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreOptions:
+class ScoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How texts of pairs are cut, first each by itself and then the pair, and whether scores are activated.
 
     `adapter` is the one that the pairs are encoded with, "" for none.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from maxserve.interfaces.engine import ModelInfo, VectorInfo
 from maxserve.interfaces.errors import RequestError
@@ -16,8 +17,7 @@ from maxserve.plugins.api.common.truncation import FIELD, truncation_of
 TOO_LONG = "context_length_exceeded"
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(msgspec.Struct, frozen=True):
     """The ids of one text, and where its second part begins (0: nowhere)."""
 
     ids: tuple[int, ...]

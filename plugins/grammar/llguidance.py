@@ -6,9 +6,9 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from cachetools import LRUCache
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
@@ -72,8 +72,7 @@ class Compiler:
         return matcher
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
+class _Start(msgspec.Struct, frozen=True):
     """A matcher before its text, and about how many bytes it has."""
 
     matcher: LLMatcher

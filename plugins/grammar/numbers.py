@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+
+import msgspec
 
 FRACTION = 8  # digits after the point that are written beside a bound, or as many as the bound has
 WHOLE = 15  # digits before the point where there is no bound
@@ -19,8 +20,7 @@ def decimal_of(value: Any) -> Decimal | None:
     return found if found.is_finite() else None
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True):
     """What a number must lie between; `open_low` and `open_high`: the bound itself is not valid."""
 
     low: Decimal | None = None

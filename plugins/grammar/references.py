@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
+
+import msgspec
 
 from maxserve.plugins.grammar.keywords import DATA
 
 ROOT = "#"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """A schema that is referred to: its JSON pointer in the document, and the pointer of the resource it belongs to."""
 
     schema: Any

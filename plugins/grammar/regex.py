@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+
+import msgspec
 
 from maxserve.interfaces.errors import GrammarUnsupported
 
@@ -27,8 +28,7 @@ _CONTROLS = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "a": 7}
 _COUNT = re.compile(r"\{(\d*)(?:(,)(\d*))?\}")
 
 
-@dataclass(frozen=True, slots=True)
-class Expression:
+class Expression(msgspec.Struct, frozen=True):
     """`body` without anchors, in Rust's notation; `start` and `end` say whether they stood there."""
 
     body: str

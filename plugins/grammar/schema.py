@@ -8,9 +8,10 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Any
+
+import msgspec
 
 from maxserve.interfaces.errors import GrammarUnsupported
 from maxserve.plugins.grammar import regex
@@ -37,8 +38,7 @@ BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 BRANCHES = ("allOf", "anyOf", "oneOf")
 
 
-@dataclass(frozen=True, slots=True)
-class ReadSchema:
+class ReadSchema(msgspec.Struct, frozen=True):
     """A schema in the words of back ends, with a line for each thing that was left out of it."""
 
     schema: Schema
@@ -67,8 +67,7 @@ def step(path: str, name: str) -> str:
     return f"{path}.{name}" if re.fullmatch(r"[A-Za-z_$][\w$-]*", name) else f"{path}[{json.dumps(name)}]"
 
 
-@dataclass(frozen=True, slots=True)
-class _At:
+class _At(msgspec.Struct, frozen=True):
     """Where a schema stands: as a JSON pointer, in words, and the pointer of its resource."""
 
     pointer: str

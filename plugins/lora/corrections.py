@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -21,8 +21,7 @@ PANEL = 16  # columns of a panel
 INPUTS = 32  # inputs of `down` in panels are filled up to a multiple of it
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(msgspec.Struct, frozen=True):
     """What fills a slot of one projection: down [experts, inputs, parts, rank] and up [experts, rank, outputs]."""
 
     down: Tensor

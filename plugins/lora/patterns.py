@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import msgspec
 
 from maxserve.interfaces.errors import ModelError
 
@@ -28,12 +29,11 @@ class NoExpression(ValueError):
     """What is no expression, or none of those that are taken."""
 
 
-@dataclass(slots=True)
-class Matcher:
+class Matcher(msgspec.Struct):
     """Matches names with expressions, within a number of steps for all of them together."""
 
     steps: int = MOST_STEPS
-    _read: dict[str, Follow] = field(default_factory=dict)
+    _read: dict[str, Follow] = msgspec.field(default_factory=dict)
 
     def matches(self, key: str, name: str) -> bool:
         """Whether the name, or the rest of it behind a full stop, is the expression `key`; ModelError for a bad one."""

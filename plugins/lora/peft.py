@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from maxserve.interfaces.errors import ModelError, RequestError
 from maxserve.loading import is_repository, read_object
@@ -54,8 +55,7 @@ _REFUSED: Mapping[str, str] = {
 _INITS = ("true", "false", "gaussian", "eva", "orthogonal", "lora_ga", "none")
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
+class Factors(msgspec.Struct, frozen=True):
     """The change of one module's weight: up [outputs, rank] · down [rank, inputs], in float32, the scale in `up`.
 
     `embedding`: they were saved as those of a table of tokens, which are the inputs. With several `experts` each has
@@ -88,8 +88,7 @@ class Factors:
         return Factors(self.up.transpose(-1, -2), self.down.transpose(-1, -2))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeftFile:
+class PeftFile(msgspec.Struct, frozen=True, kw_only=True):
     """What a folder holds: factors by the name of the module in the base model, and that model's name.
 
     `tables` are the shapes of the base model's own embeddings and heads, which PEFT writes beside their factors and
@@ -98,20 +97,19 @@ class PeftFile:
 
     base: str
     factors: Mapping[str, Factors]
-    tables: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tables: Mapping[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     tied: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scales:
+class Scales(msgspec.Struct, frozen=True, kw_only=True):
     """The scale of each module: alpha / rank, or alpha / √rank."""
 
     rank: int
     alpha: float
     root: bool
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    matcher: Matcher = field(default_factory=Matcher)
+    ranks: Mapping[str, int] = msgspec.field(default_factory=dict)
+    alphas: Mapping[str, float] = msgspec.field(default_factory=dict)
+    matcher: Matcher = msgspec.field(default_factory=Matcher)
 
     def of(self, module: str) -> tuple[int, float]:
         """Rank and scale of a module."""

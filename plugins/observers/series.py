@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from maxserve.interfaces.observer import BATCH_SIZE_EDGES, ITERATION_TOKENS_EDGES, Distribution, StepStats
@@ -21,8 +21,7 @@ PREEMPTIONS = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 CHOICES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
+class Family(msgspec.Struct, frozen=True, kw_only=True):
     """Makes series of one registry that all carry the model's name, and so are there from the start, at zero."""
 
     registry: CollectorRegistry

@@ -9,8 +9,9 @@ input.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError
@@ -107,8 +108,7 @@ class Gptq:
         return sizes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     """A weight's, and those of its codes."""
 
     outputs: int

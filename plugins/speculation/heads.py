@@ -12,9 +12,10 @@ their prompts, as far as other texts may begin with these.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import torch
 
@@ -39,8 +40,7 @@ MERGED = 16  # rows of a sequence that come with its next ones; more are followe
 MOST_BYTES = 64 << 20  # of what is kept for later
 
 
-@dataclass(slots=True)
-class Run:
+class Run(msgspec.Struct):
     """Rows of steps one after another that had the same sequences: `counts` [n] of each from `starts` [n] on.
 
     They lie from `row` on, step by step. Where there are several `steps`, each has one row of each sequence.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -47,8 +46,7 @@ class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return "tool_calls" if self.called and self.finish == "stop" else self.finish
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """A whole call: `arguments` is the JSON text of an object."""
 
     id: str

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
+
+import msgspec
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.images import ReadImage
@@ -35,8 +37,7 @@ B = TypeVar("B", bound=Body)
 MANY = 64  # requests of one post that are made in the event loop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """Answers on their way: `deltas` gives (index of the answer, delta) as they come; closing it aborts them all."""
 
     plan: RequestPlan

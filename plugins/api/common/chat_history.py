@@ -7,9 +7,10 @@ system message where there is no such role in the user's, calls and results in w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any
+
+import msgspec
 
 from maxserve.plugins.api.common.chat_messages import join_text_parts, joined_content, split_text
 from maxserve.plugins.api.common.past_calls import CallForm, has_calls, in_words, with_form
@@ -22,8 +23,7 @@ _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 _JOINED = {"content": "\n\n", "reasoning_content": "\n", "thinking": "\n"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryOptions:
+class HistoryOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`in_words`: tools are described in words, and so are past calls. `image_text` stands for an image in a string.
 
     `strings`: where nothing is known of a role's contents, they are strings.

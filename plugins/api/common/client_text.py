@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.plugins.api.common.literal_encoding import PromptEncoder, PromptText
@@ -31,8 +32,7 @@ _SYMBOLS = (*range(0x1D300, 0x1D357), *range(0x1D000, 0x1D0F6), *range(0x1F030, 
 _STAND_INS = (*_SYMBOLS, *range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversation:
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """What a template is given of a client: its messages, tools and documents."""
 
     messages: Sequence[Message]

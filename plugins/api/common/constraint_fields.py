@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 from pydantic import Field
 
 from maxserve.interfaces.errors import RequestError
@@ -59,8 +59,7 @@ class ConstraintFields(Body):
     grammar: Any = Field(None, description="structured_outputs.grammar in llama.cpp's spelling")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A constraint as the request says it: its kind, its value, and the field that holds it."""
 
     kind: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import msgspec
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.datastructures import Headers
@@ -20,8 +20,7 @@ from maxserve.plugins.api.common.meter import Meter
 B = TypeVar("B", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP request: its id, its headers, the meter that follows it, and what its path says.
 
     What is done with all of a `large` body belongs into a thread.
@@ -30,12 +29,11 @@ class Call:
     id: str
     headers: Headers
     meter: Meter
-    path: Mapping[str, str] = field(default_factory=dict)
+    path: Mapping[str, str] = msgspec.field(default_factory=dict)
     large: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint(Generic[B]):
+class Endpoint(msgspec.Struct, Generic[B], frozen=True, kw_only=True):
     """POST `path` with a JSON `body`. `run` answers; `failed` makes the answer of a failure, if not OpenAI's, with the
     request's id."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeAlias
+
+import msgspec
 
 from maxserve.interfaces.errors import EngineError
 from maxserve.interfaces.request import Output, Request
@@ -54,8 +55,7 @@ async def _one(engine: EngineClient, request: Request, text_of: Callable[[int], 
     raise EngineError(_NO_END)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answers:
+class _Answers(msgspec.Struct, frozen=True):
     """Several answers, whose deltas are put into one queue; None stands for the end of one of them."""
 
     engine: EngineClient

@@ -12,11 +12,11 @@ import re
 import secrets
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import tokenizers
 from tokenizers import AddedToken, models
 
@@ -32,8 +32,7 @@ _UNKNOWN = "".join(_LETTERS[:3])
 _PRIVATE = range(0xE000, 0xF900)
 
 
-@dataclass(frozen=True, slots=True)
-class PromptText:
+class PromptText(msgspec.Struct, frozen=True):
     """`literal` are indices of characters that no special token may hold, in order: a client wrote them."""
 
     text: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from maxserve.interfaces.component import Components, Declaration, Declarations
 from maxserve.interfaces.errors import PluginError
@@ -25,8 +26,7 @@ AUTO, NONE = "auto", "none"
 P = TypeVar("P", ToolParser, ReasoningParser)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parsers:
+class Parsers(msgspec.Struct, frozen=True, kw_only=True):
     """What reads the answers of one server: builds of readers, one for each answer; None where nothing does."""
 
     tools: Callable[[ToolContext], ReadsAnswer] | None = None

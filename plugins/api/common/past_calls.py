@@ -9,8 +9,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from maxserve.plugins.api.common.chat_messages import content_text, joined_content
 
@@ -21,8 +22,7 @@ _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _BROKEN = "arguments"  # the name under which a template of objects is given arguments that are none
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallForm:
+class CallForm(msgspec.Struct, frozen=True, kw_only=True):
     """How a template takes past calls: arguments as JSON text or as objects, ids of nine letters, results by name.
 
     `empties` are the forms of a caller's empty content with which the call is shown. `broken_text`: arguments that are

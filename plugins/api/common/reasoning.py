@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from jinja2 import meta
 from pydantic import Field
 
@@ -33,8 +33,7 @@ _NEAREST: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """Variables for the chat template, and warnings about what it has none for."""
 
     variables: Mapping[str, Any]
@@ -67,8 +66,7 @@ class ReasoningFields(Body):
         return {name: value for name, value in named.items() if value is not None and value >= 0}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReasoningControls:
+class ReasoningControls(msgspec.Struct, frozen=True, kw_only=True):
     """What the chat template reads: a variable that turns thinking on and off, one for its degree, one for a budget.
 
     `efforts` are the degrees that it renders, by what clients call them.

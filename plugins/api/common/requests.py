@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import uuid4
+
+import msgspec
 
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.interfaces.errors import RequestError
@@ -19,8 +21,7 @@ MOST_REQUESTS = 4096
 _TOO_LONG = "context_length_exceeded"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestPlan:
+class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
     """`requests[i * n + j]` is the j-th answer to prompt i; that is also its choice's index.
 
     `model` is the name under which they are answered.
@@ -38,8 +39,7 @@ class RequestPlan:
     max_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestLimits:
+class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What bounds a job: the model, and how many requests the server takes at once (None: any number).
 
     `served` is the name that the client asks for.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.sampler import RequestParams
@@ -20,8 +21,7 @@ log = logging.getLogger("maxserve.server")
 Grouped = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedParams:
+class ResolvedParams(msgspec.Struct, frozen=True, kw_only=True):
     """What travels to a worker, by sampler, and the tokens before which no stop string ends the answer.
 
     `min_stop_field` is the request field that says so, empty when none does.

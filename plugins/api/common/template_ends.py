@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from maxserve.interfaces.chat_template import ChatTemplate
 from maxserve.interfaces.errors import RequestError
@@ -91,8 +92,7 @@ _TOOL = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Form:
+class _Form(msgspec.Struct, frozen=True, kw_only=True):
     """How a template may want an answer: its text as a list of parts or within the thoughts, arguments as text."""
 
     parts: bool = False

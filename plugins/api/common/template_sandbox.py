@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 from types import BuiltinMethodType
@@ -29,6 +28,7 @@ import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
 import jinja2.visitor
+import msgspec
 
 T = TypeVar("T")
 
@@ -202,8 +202,7 @@ class TemplateOverrun(jinja2.TemplateError):
     """A template did more than one rendering may."""
 
 
-@dataclass(slots=True)
-class _Budget:
+class _Budget(msgspec.Struct):
     steps: int
     deadline: float
     check_at: int

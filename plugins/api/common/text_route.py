@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import msgspec
@@ -42,8 +41,7 @@ class StreamEncoder(Protocol):
     def failed(self, failure: Failure) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponsePlan:
+class ResponsePlan(msgspec.Struct, frozen=True, kw_only=True):
     """A generation, and what encodes its answers: `whole` as one object, `stream` as events, if that is asked for.
 
     `headers` go with every response.
@@ -52,7 +50,7 @@ class ResponsePlan:
     generation: Generation
     whole: Callable[[Sequence[Answer]], Mapping[str, Any]]
     stream: Callable[[], StreamEncoder] | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Dialect(Protocol[B]):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import Field
 
 from maxserve.interfaces.errors import RequestError
@@ -60,8 +60,7 @@ class ToolFields(Body):
     parallel_tool_calls: bool | None = Field(None, description="whether an answer may hold several calls; default true")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolChoice:
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
     """What a request says of tools. `tools` may be called, `declared` are all that the template gets."""
 
     mode: Mode = "none"

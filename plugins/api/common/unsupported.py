@@ -7,16 +7,16 @@ declaring it. What is in none of the lists is unknown: accepted, and listed for 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from maxserve.interfaces.errors import RequestError
 
 MOST_WARNINGS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Neutral:
+class Neutral(msgspec.Struct, frozen=True):
     """The values of a field that ask for nothing; none means that every value asks for something."""
 
     values: tuple[Any, ...] = ()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from cachetools import LRUCache
 
 from maxserve.interfaces.errors import GrammarUnsupported, RequestError
@@ -32,16 +32,14 @@ SLOW = 0.1  # seconds of processor time from which on a constraint is slow
 Key = tuple[str, str, bytes]  # back end, kind, digest of the text
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """A constraint, and a line for each thing that was left out of it."""
 
     constraint: Constraint
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Compilation:
+class _Compilation(msgspec.Struct):
     task: asyncio.Task[Outcome]
     waiting: int = 0
 

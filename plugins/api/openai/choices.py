@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from maxserve.http import Failure
 from maxserve.interfaces.engine import ModelInfo
@@ -51,8 +52,7 @@ class ChoiceRoute(Protocol):
     def encoder(self, body: Any, plan: RequestPlan) -> ChoiceEncoder: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Which events of a stream tell the token counts: an event of their own at the end, or all of them."""
 
     last: bool

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from maxserve.interfaces.errors import RequestError
 from maxserve.interfaces.request import TokenLogprob
@@ -149,8 +150,7 @@ class CompletionEncoder:
         return text, {"logprobs": {name: [*before[name], *after[name]] for name in before}}
 
 
-@dataclass(frozen=True, slots=True)
-class Echo:
+class Echo(msgspec.Struct, frozen=True):
     """The text of a prompt; `hidden` are tokens that the text does not show, such as one that begins every text."""
 
     text: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from maxserve.interfaces.engine import ModelInfo
 from maxserve.plugins.api.common.answer import Answer
@@ -15,8 +16,7 @@ from maxserve.plugins.api.openai.responses_messages import sealed
 from maxserve.plugins.api.openai.responses_tools import Offered, ResponseTools
 
 
-@dataclass(slots=True, kw_only=True)
-class OutputItem:
+class OutputItem(msgspec.Struct, kw_only=True):
     """An item of the output while it grows: a "message", "reasoning" or a call to `tool`.
 
     `seals`: the client wants reasoning as the opaque text that it can send back, too.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
 from maxserve.interfaces.errors import RequestError
@@ -50,8 +50,7 @@ def _commands(text: str) -> dict[str, Any]:
     return {"action": {"commands": given.get("commands") or []} | _given(given, "timeout_ms", "max_output_length")}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallKind:
+class CallKind(msgspec.Struct, frozen=True, kw_only=True):
     """What a call to a kind of tool looks like: the type of its item, and of its output's.
 
     `fields` are those of the item whose arguments are a text; `arguments` those of an item that the client sends back.
@@ -63,7 +62,7 @@ class CallKind:
     fields: Callable[[str], dict[str, Any]]
     arguments: Callable[[Item], Any]
     description: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def output(self) -> str:
@@ -130,8 +129,7 @@ def spoken_name(name: str, namespace: str | None = None) -> str:
     return name if not namespace else f"{namespace.removesuffix('__')}__{name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offered:
+class Offered(msgspec.Struct, frozen=True, kw_only=True):
     """A tool as the client declared it: its kind, and its name within a namespace, if it has one."""
 
     kind: CallKind = FUNCTION

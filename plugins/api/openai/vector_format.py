@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 from pydantic import Field
 
 from maxserve.interfaces.errors import RequestError
@@ -43,8 +43,7 @@ class FormatFields(Body):
         return VectorFormat(kind, self.embed_dtype or "float32", self.endianness or "little")
 
 
-@dataclass(frozen=True, slots=True)
-class VectorFormat:
+class VectorFormat(msgspec.Struct, frozen=True):
     """Writes vectors."""
 
     kind: Literal["float", "base64", "bytes", "bytes_only"]

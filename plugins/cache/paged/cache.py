@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +23,7 @@ TOKEN = np.dtype(np.int64)
 LONG_RUN = 512  # tokens; pages side by side that a row should find ahead when it starts a new run
 
 
-@dataclass(slots=True)
-class Row:
+class Row(msgspec.Struct):
     """What an open row holds.
 
         0 ────────── committed ────────── pages

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
+
+import msgspec
 
 from maxserve.interfaces.cache import Node, NodeOrder
 
@@ -20,8 +21,7 @@ class Evictable(Node):
 E = TypeVar("E", bound=Evictable)
 
 
-@dataclass(slots=True)
-class Owner:
+class Owner(msgspec.Struct):
     """Whose pages a row computes, as eviction policies see it."""
 
     salt: str = ""

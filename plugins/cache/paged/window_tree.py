@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from maxserve.interfaces.cache import CacheGroup, NodeOrder
 from maxserve.plugins.cache.paged.tree import NO_OWNER, Evictable, EvictionOrder, Owner
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """Groups `start` … `stop` - 1, which look back equally far: what they hold of a row comes and goes together."""
 
     start: int

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,8 +19,7 @@ from maxserve.plugins.cache.paged.window_tree import Entry, Reach, WindowTree, r
 Tokens = NDArray[np.int64]
 
 
-@dataclass(slots=True)
-class Row:
+class Row(msgspec.Struct):
     """What an open row holds, in the table of each group.
 
         0 ──────── first ────────── committed ────────── pages
