@@ -55,12 +55,14 @@ class Adapter(Component):
 
     `kinds` are those of the projections that it can adapt; it hears of no others. `pool(AdapterPoolContext)` gives the
     AdapterSlots that serve it: they have the table built, and give its slots to those that requests name.
+    `wanted(Context)` says whether the operator's settings ask for such adapters; without it, the pool's slots do.
     """
 
     kind: ClassVar[str] = "adapter"
 
     kinds: tuple[ProjectionKind, ...] = ("linear",)
     pool: Ref = "maxserve.adapters:slot_pool"
+    wanted: Ref | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from maxserve.core.config.catalog import catalog
 from maxserve.core.interfaces.adapter import AdapterPoolContext
 from maxserve.core.interfaces.architecture import LOAD
+from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import EngineContext, EngineOptions
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.interfaces.linear import SupportsCodes
@@ -256,12 +257,16 @@ class ModelLoader:
 
     def adapter_pool(self, module: torch.nn.Module) -> AdapterSlots | None:
         """The pool of the kind of adapters that is to be served, if one is; the module has no weights yet."""
-        pools = [(entry, self._pool(entry, module)) for entry in self._host.adapters]
+        pools = [(entry, self._pool(entry, module)) for entry in self._host.adapters if self._is_wanted(entry)]
         serving = [(entry, pool) for entry, pool in pools if pool.slots]
         if len(serving) > 1:
             titles = " and ".join(entry.title for entry, _ in serving)
             raise SettingsError(f"{titles} both have adapters to serve, and a model takes those of one; leave one out")
         return serving[0][1] if serving else None
+
+    def _is_wanted(self, entry: Entry[Adapter]) -> bool:
+        wanted = entry.component.wanted
+        return wanted is None or bool(self._host.load(entry, wanted)(Context(sections=self.sections)))
 
     def _pool(self, entry: Entry[Adapter], module: torch.nn.Module) -> AdapterSlots:
         context = AdapterPoolContext(

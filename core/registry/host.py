@@ -201,10 +201,13 @@ class PluginHost(Host):
 
     def plugin_sections(self) -> list[PluginSection]:
         """The settings sections of plugins, with their schemas imported; those that fail to are left out."""
+        return self._imported(self._sections)
+
+    def _imported(self, entries: Iterable[Entry[ConfigSection]]) -> list[PluginSection]:
         from maxserve.core.config.settings import PluginSection
 
         sections = []
-        for entry in self._sections:
+        for entry in entries:
             own = entry.component
             try:
                 schema = self.load(entry, own.schema)
@@ -227,8 +230,15 @@ class PluginHost(Host):
         return sections
 
     def section_values(self, settings: Settings) -> Mapping[type[Any], Any]:
+        from maxserve.core.config.section_values import SectionValues
+
         given = settings.plugins.sections
-        return {section.schema: section.load(given.get(section.name, {})) for section in self.plugin_sections()}
+
+        def read(schema: type[Any] | None) -> Mapping[type[Any], Any]:
+            entries = [entry for entry in self._sections if schema is None or entry.where == where(schema)]
+            return {section.schema: section.load(given.get(section.name, {})) for section in self._imported(entries)}
+
+        return SectionValues(read)
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
         hook = "maxserve_model_source"

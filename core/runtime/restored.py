@@ -40,18 +40,5 @@ def restored(plugins: bytes) -> Restored:
     """What the process with these plugins has; PluginError when it does not come out equal."""
     state = msgspec.msgpack.decode(plugins, type=_State)
     host = PluginHost.from_manifest(state.manifest)
-    return Restored(host, _Sections(host, state.sections))
-
-
-class _Sections(dict[type[Any], Any]):
-    """The settings sections of plugins by schema; their classes are imported when one is asked for."""
-
-    def __init__(self, host: PluginHost, given: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._host, self._given = host, given
-
-    def get(self, schema: type[Any], default: Any = None) -> Any:
-        if not self:
-            settings: Any = SimpleNamespace(plugins=SimpleNamespace(sections=self._given))
-            self.update(self._host.section_values(settings))
-        return super().get(schema, default)
+    settings: Any = SimpleNamespace(plugins=SimpleNamespace(sections=state.sections))
+    return Restored(host, host.section_values(settings))

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from cachetools import LRUCache
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
-from llguidance.gbnf_to_lark import any_to_lark
 
 from maxserve.interfaces.errors import GrammarUnsupported
 from maxserve.interfaces.grammar import GrammarContext, Prepared
-from maxserve.plugins.grammar import regex
-from maxserve.plugins.grammar.lowering import lowered
-from maxserve.plugins.grammar.rules import check_rules
-from maxserve.plugins.grammar.schema import read_schema
-from maxserve.plugins.grammar.wide_integers import wide_grammar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,9 +23,6 @@ if TYPE_CHECKING:
 OWN = "llguidance"  # kind of what `check` makes: a grammar as LLMatcher takes it
 KEPT = 128 * 1024**2  # bytes of grammars whose start is kept
 FIXED, GROWTH = 128 * 1024, 64  # bytes that a start takes, and about as many for each character of its grammar
-LARGEST = 1024**2  # characters of a grammar
-# At most a blank after a comma or colon: a model cannot lose itself in white space.
-WORDING = {"whitespace_flexible": False, "item_separator": ",[ ]?", "key_separator": ":[ ]?"}
 
 
 class Compiler:
@@ -120,33 +110,10 @@ class _Vocabulary:
 def _prepared(kind: str, text: str) -> Prepared:
     if kind == OWN:
         return Prepared(kind=OWN, text=text)
-    found = read_schema(text) if kind == "json_schema" else None
-    grammar = _grammar(kind, text) if found is None else _schema_grammar(found.schema)
-    if len(grammar) > LARGEST:
-        raise GrammarUnsupported(f"as a grammar it has {len(grammar)} characters; at most {LARGEST} are taken")
-    return Prepared(kind=OWN, text=grammar, warnings=() if found is None else found.warnings)
+    from maxserve.plugins.grammar.llguidance_kinds import grammar_of  # a worker is given what was prepared elsewhere
 
-
-def _grammar(kind: str, text: str) -> str:
-    if kind == "json_object":
-        return _schema_grammar({"type": "object"})
-    if kind == "regex":
-        return LLMatcher.grammar_from_regex(regex.read(text).body)
-    if kind == "choice":
-        return LLMatcher.grammar_from_regex("|".join(map(regex.literal, json.loads(text))))
-    check_rules(text)
-    try:
-        return LLMatcher.grammar_from_lark(any_to_lark(text))
-    except Exception as error:  # a converter that raises what it happens to stumble over
-        raise GrammarUnsupported(f"the grammar cannot be read: {error}", invalid=True) from error
-
-
-def _schema_grammar(schema: dict[str, Any]) -> str:
-    wide = wide_grammar(schema, WORDING)
-    if wide is not None:
-        return LLMatcher.grammar_from_lark(wide)
-    schema = lowered(schema)
-    return LLMatcher.grammar_from_json_schema(schema, overrides=WORDING)  # type: ignore[arg-type]
+    grammar, warnings = grammar_of(kind, text)
+    return Prepared(kind=OWN, text=grammar, warnings=warnings)
 
 
 def _first_line(message: str) -> str:

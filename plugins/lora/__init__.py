@@ -29,6 +29,7 @@ def maxserve_adapters() -> Iterable[Adapter]:
         name="lora",
         build="maxserve.plugins.lora.table:LoRATable",
         kinds=("linear", "head", "embedding", "experts", "latent"),
+        wanted="maxserve.plugins.lora.options:is_enabled",
         summary="low-rank corrections of projections, as PEFT saves them",
     )
 

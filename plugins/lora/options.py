@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from maxserve.interfaces.component import Context
 from maxserve.interfaces.config import Option
 
 
@@ -68,3 +69,8 @@ class LoRAOptions:
             ge=1,
         ),
     ] = None
+
+
+def is_enabled(context: Context) -> bool:
+    """Whether the server has LoRA adapters, now or later."""
+    return context.config(LoRAOptions).enable_lora

@@ -130,7 +130,17 @@ def test_the_command_line_can_begin_a_worker_before_all_else(light_import: Any) 
 
 def test_a_worker_begins_lightly(light_import: Any) -> None:
     """Plugins are found and the settings read before torch is imported, which takes a second of its own."""
-    assert light_import("import maxserve.core.runtime.worker") & {"torch", "transformers", "fastapi"} == set()
+    heavy = {"torch", "transformers", "fastapi", "yaml", "click", "jinja2"}
+    plugins = ", ".join(module for _, module in BUILTINS)
+    assert light_import(f"import maxserve.core.runtime.worker, {plugins}") & heavy == set()
+
+
+def test_routes_leave_to_requests_what_most_never_need(light_import: Any) -> None:
+    routes = ("openai", "anthropic", "kserve", "sagemaker", "admin")
+    routers = ", ".join(f"maxserve.plugins.api.{name}.router" for name in routes)
+    loaded = light_import(f"import {routers}, maxserve.plugins.lora.router, maxserve.plugins.embeddings.rerank.router")
+    assert "fastapi" in loaded
+    assert loaded & {"numpy", "PIL", "pydantic.v1", "torch"} == set()
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["list"], ["list", "--json"], ["plugins"]])

@@ -183,7 +183,7 @@ def path_parameters(path: str) -> list[dict[str, Any]]:
 
 
 def later_schema(model: type[BaseModel], path: str = "") -> LaterSchema:
-    """The same, made when somebody asks for /openapi.json."""
+    """The same, made when /openapi.json is asked for."""
     return LaterSchema(partial(body_schema, model, path))
 
 

@@ -95,7 +95,7 @@ class Trials:
         self._preferred = begin.preferred
         if begin.preferred is not None:
             with suppress(MaxserveError):  # the request that asks for it gets
-                self._compilers(begin.preferred)
+                self._build(begin.preferred)
 
     def run(self, frames: Frames, first: Iterable[ToTrials]) -> None:
         """Returns when standard input ends."""
@@ -127,13 +127,19 @@ class Trials:
     def _try(self, job: Try) -> None:
         if self._compilers.built(job.backend) is None:
             try:
-                self._compilers(job.backend)
+                self._build(job.backend)
             except MaxserveError as error:  # the model or the back end cannot do it at all
                 self._tell(Outcome(id=job.id, refused=str(error)))
                 return
             for fork in self._forks.values():  # they do not have it
                 fork.retire()
         (self._idle() or [self._fork()])[0].give(job)
+
+    def _build(self, backend: str) -> None:
+        """Has a compiler for forks, with all imported that schemas need, which each of them would import."""
+        compiler = self._compilers(backend)
+        with suppress(MaxserveError):  # it takes no schemas
+            compiler.check("json_schema", WARMING)
 
     def _idle(self) -> list[_Fork]:
         return [fork for fork in self._forks.values() if fork.job is None and not fork.retired]

@@ -109,13 +109,19 @@ def test_two_tables_with_adapters_are_refused(plugin_host: Any, folder: Path) ->
         Served(folder, host)
 
 
-def _renamed(plugin: Any) -> Any:
+def test_a_pool_is_made_where_the_settings_want_adapters(plugin_host: Any, folder: Path) -> None:
+    for wanted, adapters in ((True, ("small", "large")), (False, ())):
+        plugin = _renamed(constant_adapters(ADAPTERS), wanted=lambda context, wanted=wanted: wanted)
+        assert Served(folder, plugin_host(plugin)).engine.info.adapters == adapters
+
+
+def _renamed(plugin: Any, **changes: Any) -> Any:
     from dataclasses import replace
     from types import SimpleNamespace
 
     from maxserve.core.hookspecs import hookimpl
 
-    declared = [replace(each, name="other") for each in plugin.maxserve_adapters()]
+    declared = [replace(each, name="other", **changes) for each in plugin.maxserve_adapters()]
     return SimpleNamespace(maxserve_adapters=hookimpl(lambda: declared))
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.staticfiles import StaticFiles
 
 from maxserve.core.http.app import create_app
+from maxserve.core.http.mounting import LaterSchema
 from maxserve.core.interfaces.errors import EngineError, PluginError, RequestError
 
 pytestmark = pytest.mark.anyio
@@ -181,6 +182,26 @@ def test_routers_in_routers() -> None:
     mounts = [("/", routes_of("/x"), "one"), ("/", outer, "two")]
     with pytest.raises(PluginError, match="'two'"):
         create_app(CONTEXT, mounts)
+
+
+async def test_a_later_schema_is_made_when_somebody_asks_for_it() -> None:
+    made: list[int] = []
+
+    def describe() -> dict[str, Any]:
+        made.append(1)
+        return {"requestBody": {"required": True}}
+
+    async def answer(request: Request) -> str:
+        return "here"
+
+    router = APIRouter()
+    router.add_api_route("/x", answer, methods=["POST"], response_model=None, openapi_extra=LaterSchema(describe))
+    app = create_app(CONTEXT, [("/", router, "acme")])
+    assert made == []
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        schemas = [(await http.get("/openapi.json")).json() for _ in range(2)]
+    assert [schema["paths"]["/x"]["post"]["requestBody"] for schema in schemas] == [{"required": True}] * 2
+    assert made == [1]
 
 
 def test_routes_whose_schema_cannot_be_built_are_refused() -> None:

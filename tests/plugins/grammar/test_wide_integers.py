@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from maxserve.core.interfaces.errors import GrammarUnsupported
 from maxserve.core.interfaces.grammar import GrammarCompiler, Matcher
-from maxserve.plugins.grammar.llguidance import WORDING
+from maxserve.plugins.grammar.llguidance_kinds import WORDING
 from maxserve.plugins.grammar.schema import checked
 from maxserve.plugins.grammar.wide_integers import wide_grammar
 from maxserve.testing.grammar import written
