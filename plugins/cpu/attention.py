@@ -141,7 +141,12 @@ class _Step:
             return
         query_start, seq_lens = _array(inputs.query_start, np.int64), _array(inputs.seq_lens, np.int64)
         tables, slots = _array(inputs.block_tables, np.int32), inputs.slot_mapping.contiguous()
-        if len(slots) > FEW and (again := _computed_again(query_start, seq_lens, inputs.prompt_lens)).any():
+        counts = np.diff(query_start) if len(slots) > FEW else ()
+        if (
+            len(counts)
+            and counts.max() > FEW
+            and (again := _computed_again(counts, seq_lens, inputs.prompt_lens)).any()
+        ):
             query_start, seq_lens, owners = _in_pieces(query_start, seq_lens, inputs.prompt_lens, again)
             tables = tables[owners]
         self._arrays = (slots, query_start, seq_lens, tables)  # alive as long as their addresses are used
@@ -149,12 +154,11 @@ class _Step:
         self.sequences, self.table_step = len(seq_lens), tables.shape[1]
 
 
-def _computed_again(query_start: Ints, seq_lens: Ints, prompt_lens: Ints) -> NDArray[np.bool_]:
-    """Which sequences have more new tokens behind their prompts than are ever decoded in one step.
+def _computed_again(counts: Ints, seq_lens: Ints, prompt_lens: Ints) -> NDArray[np.bool_]:
+    """Which sequences have more of their `counts` new tokens behind their prompts than are ever decoded in one step.
 
     Not those from which on so many sums would be kept in the step that they take too much memory.
     """
-    counts = np.diff(query_start)
     texts = np.minimum(counts, seq_lens - prompt_lens)
     many = (counts > FEW) & (texts > 0)
     sums = np.where(many, texts * -(-seq_lens // CHUNK), 0)

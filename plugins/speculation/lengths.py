@@ -50,7 +50,9 @@ GAIN = 1.05  # what drafts must promise where there are none: times are not exac
 PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
 MANY = 0.25  # part of the sequences that are new when a decision for no drafts is made again before it is over
 TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
-DEEP = 2  # of so many trials, one has as many drafts as promise most, whose cost may be that of a slow start
+DEEP = (
+    2  # of so many trials, one has as many drafts as promise most; of several at first all: what rows cost is not known
+)
 TRIALS = 0.01  # part of the time that trials may take
 GIVEN_BACK = 0.5  # part of what a trial gains that may be taken for others: where drafts stand, more is worth knowing
 PLAIN = 64  # most steps with drafts after which one has none
@@ -345,12 +347,17 @@ class AdaptiveLengths:
         return depths
 
     def foresees(self, sequences: int) -> bool:
-        if self._measuring or not self._cost.any or (sequences <= FEW and self._follows_for_little(sequences)):
+        size = _nearest(sequences)
+        if (
+            self._measuring or not self._cost.any or self._trials.get(size, 0) < FIRST
+        ):  # which need texts to be followed
             return True
-        asked, found = self._foreseen.get(_nearest(sequences), (0, False))
+        if sequences <= FEW and self._follows_for_little(sequences):
+            return True
+        asked, found = self._foreseen.get(size, (0, False))
         if asked % FEW == 0:
             found = self._foresee(sequences)
-        self._foreseen[_nearest(sequences)] = (asked + 1, found)
+        self._foreseen[size] = (asked + 1, found)
         return found
 
     def _follows_for_little(self, sequences: int) -> bool:
@@ -379,7 +386,7 @@ class AdaptiveLengths:
         tried = self._trials.get(size, 0)
         trial = min(TRIAL, self._most) if sequences == 1 else 1
         if tried % DEEP:
-            trial = max(trial, self._promising)
+            trial = self._most if tried < FIRST and sequences > 1 else max(trial, self._promising)
         if tried < FIRST:
             self._trials[size] = tried + 1
             return np.full(sequences, trial, dtype=np.int64)

@@ -54,14 +54,14 @@ class Units {
     uint16_t bytes[16] = {};
     uint8_t rows[16] = {};
   };
-  long rows_ = 0;
+  long first_ = 0, second_ = 0;
 
  public:
-  // Sums of `second` rows in tiles 2 and 3.
+  // Sums of `second` rows in tiles 2 and 3, 0 where these are not used. Another shape costs as much as many products.
   void shape(long first, long second) {
-    long rows = first << 8 | second;
-    if (rows == rows_) return;
-    rows_ = rows;
+    if (first == first_ && (!second || second == second_)) return;
+    if (!second) second = first;
+    first_ = first, second_ = second;
     Shapes shapes;
     for (int t = 0; t < 8; t++) {
       shapes.bytes[t] = 64;
@@ -71,8 +71,8 @@ class Units {
     _tile_loadconfig(&shapes);
   }
   void release() {
-    if (rows_) _tile_release();
-    rows_ = 0;
+    if (first_) _tile_release();
+    first_ = second_ = 0;
   }
   ~Units() { release(); }
 };
@@ -323,7 +323,7 @@ class Split {
   void multiply(Units& units, P& panel, long first, long count, float* sums, const Terms& terms) const {
     const long next = steps_ * N * TILE;
     const uint16_t* rows = planes_.data()->words + first / HEIGHT * next;
-    units.shape(std::min(count, HEIGHT), std::max(count - HEIGHT, 1L));
+    units.shape(std::min(count, HEIGHT), std::max(count - HEIGHT, 0L));
     if (count > HEIGHT) square<N, true>(rows, next, panel, sums, steps_, terms);
     else square<N, false>(rows, next, panel, sums, steps_, terms);
     add_few(terms.few, sums);

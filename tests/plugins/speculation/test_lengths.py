@@ -311,8 +311,12 @@ def test_what_begins_beside_many_has_drafts_to_expect_where_they_pay() -> None:
     dear.speed()
     assert not dear.lengths.foresees(32)
     assert dear.lengths.foresees(1), "beside few it is always found out"
-    dear.lengths.learn_drafter(dear.run(None, None, 1), dear.slots[:1], np.zeros(1), np.zeros(1), 0.1)
-    assert not dear.lengths.foresees(1), "unless following takes a tenth of a step"
+    alone = Simulated([0.9], base=0.01, slope=1.0)
+    alone.speed()
+    assert alone.lengths.foresees(1)
+    alone.lengths.learn_drafter(alone.run(None, None, 1), alone.slots[:1], np.zeros(1), np.zeros(1), 0.1)
+    assert not alone.lengths.foresees(1), "unless following takes a tenth of a step"
+    assert dear.lengths.foresees(8), "as long as none was tried beside so many"
     with dear.lengths.measuring():
         assert dear.lengths.foresees(32), "what following costs is measured, too"
 
