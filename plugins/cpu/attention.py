@@ -141,10 +141,9 @@ class _Step:
             return
         query_start, seq_lens = _array(inputs.query_start, np.int64), _array(inputs.seq_lens, np.int64)
         tables, slots = _array(inputs.block_tables, np.int32), inputs.slot_mapping.contiguous()
-        counts = np.diff(query_start) if len(slots) > FEW else ()
         if (
-            len(counts)
-            and counts.max() > FEW
+            len(slots) > FEW
+            and (counts := np.diff(query_start)).max() > FEW
             and (again := _computed_again(counts, seq_lens, inputs.prompt_lens)).any()
         ):
             query_start, seq_lens, owners = _in_pieces(query_start, seq_lens, inputs.prompt_lens, again)

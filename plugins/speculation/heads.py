@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SAMPLED = 512  # texts that begin while no drafts are foreseen, one of which is followed to see whether some would stand
 UNSEEN = 256  # calls in which a sequence that goes on is there at least once
 MERGED = 16  # rows of a sequence that come with its next ones; more are followed in a pass of their own
+MOST = 2  # rows of which one stands: then they are combined before some of them are chosen
 MOST_BYTES = 64 << 20  # of what is kept for later
 
 
@@ -371,11 +372,11 @@ class HeadDrafter:
             inputs = replace(
                 inputs, input_ids=ids, images=(), mrope_positions=None, bidirectional=(), adapter_rows=None
             )
-        else:
-            chosen = self._on_device(rows)
-            inputs = step.passes(who, starts, stops, ids)
-            output = _map(output, lambda each: each.index_select(0, chosen))
-        return inputs, self._head.combine(output)
+            return inputs, self._head.combine(output)
+        inputs, chosen = step.passes(who, starts, stops, ids), self._on_device(rows)
+        if MOST * len(rows) > len(output.hidden):  # one choice among what is combined, and not of each part
+            return inputs, self._head.combine(output).index_select(0, chosen)
+        return inputs, self._head.combine(_map(output, lambda each: each.index_select(0, chosen)))
 
     def _with_late(
         self, step: DraftStep, who: Ints, starts: Ints, stops: Ints, late: list[list[int]]
@@ -406,4 +407,6 @@ class HeadDrafter:
 
 def _ranges(firsts: Ints, counts: Ints) -> Ints:
     """`counts[j]` numbers from `firsts[j]` on, of each j."""
-    return np.concatenate([np.arange(first, first + count) for first, count in zip(firsts, counts, strict=True)])
+    ends = np.cumsum(counts)
+    found: Ints = np.arange(ends[-1]) + np.repeat(firsts - ends + counts, counts)
+    return found
