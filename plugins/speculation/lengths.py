@@ -51,7 +51,7 @@ PERIOD = 32  # most steps for which a decision holds; one that is not the last o
 MANY = 0.25  # part of the sequences that are new when a decision for no drafts is made again before it is over
 TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
 DEEP = (
-    2  # of so many trials, one has as many drafts as promise most; of several at first all: what rows cost is not known
+    2  # of so many trials, one has as many drafts as promise most; of a few at first all: what rows cost is not known
 )
 TRIALS = 0.01  # part of the time that trials may take
 GIVEN_BACK = 0.5  # part of what a trial gains that may be taken for others: where drafts stand, more is worth knowing
@@ -386,7 +386,7 @@ class AdaptiveLengths:
         tried = self._trials.get(size, 0)
         trial = min(TRIAL, self._most) if sequences == 1 else 1
         if tried % DEEP:
-            trial = self._most if tried < FIRST and sequences > 1 else max(trial, self._promising)
+            trial = self._most if tried < FIRST and 1 < sequences <= FEW else max(trial, self._promising)
         if tried < FIRST:
             self._trials[size] = tried + 1
             return np.full(sequences, trial, dtype=np.int64)
