@@ -37,14 +37,16 @@ class Config:
         metadata={
             "help": "How rows are multiplied by bfloat16 weights: exact, as float32; fast, rounded to bfloat16 once, "
             "with sums in float32, also by quantized weights; auto, fast for bfloat16 weights where the processor "
-            "multiplies bfloat16 (AVX512_BF16, AMX), else exact."
+            "multiplies bfloat16 (AVX512_BF16, AMX), else exact, and by quantized weights as whole numbers of 24 bits "
+            "where it multiplies bytes by the tile (AMX), else exact."
         },
     )
     activations: Literal["float32", "int16", "int8"] = field(
         default="float32",
         metadata={
-            "help": "What rows are when they are multiplied by quantized weights: float32, or, which is faster, whole "
-            "numbers with a scale for at most 32 inputs: int8, off by about 0.5 % a product, or int16, off by 0.002 %. "
+            "help": "What rows are when they are multiplied by quantized weights: float32, or what is as good "
+            "(--native.precision auto), or, which is faster, whole numbers with a scale for at most 32 inputs: int8, "
+            "off by about 0.5 % a product, or int16, off by 0.002 %. "
             "Codes that are no whole numbers (NF4, float8_e4m3fn) are multiplied by float32 all the same."
         },
     )

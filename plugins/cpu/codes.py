@@ -70,7 +70,7 @@ def takes(library: Library, inputs: int, layouts: Sequence[CodesLayout]) -> bool
 
 class CodeRows:
     """How rows are multiplied by codes: as float32, with `rounds` as bfloat16, or as whole numbers of so many bytes,
-    `planes`, wherever a table is of whole numbers. `activations` is what the operator calls it.
+    `planes`, wherever a table is of whole numbers. `activations` is what the operator calls it: float32 for three, too.
     """
 
     def __init__(self, activations: str, *, planes: int, rounds: bool) -> None:
@@ -81,6 +81,12 @@ class CodeRows:
         """The codes in the form for such rows, and how many bytes their numbers have; 0 for floats."""
         stored = by_bytes(codes) if self.planes else None
         if stored is not None:
+            if self.activations == "float32" and not self._said:
+                log.info(
+                    "rows are multiplied by quantized weights as whole numbers of 24 bits with a scale for at most 32 "
+                    "inputs, on the processor's matrix units (--native.precision exact: as float32, slower)"
+                )
+                self._said.add(stored.form)
             return stored, self.planes
         stored = by_floats(codes)
         if self.activations != "float32" and stored.form not in self._said:

@@ -25,7 +25,7 @@ class PanelMethod:
         config = context.config(Config)
         self._library = _library(context, config.activations)
         self._rounds = rounds(self._library, config.precision)
-        self._code_rows = _code_rows(config, rounds=self._rounds)
+        self._code_rows = _code_rows(self._library, config, rounds=self._rounds)
         _say(self._library, config, self._rounds)
 
     def storage_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
@@ -58,7 +58,7 @@ class PanelMethod:
         return torch.bfloat16 if checkpoint == torch.bfloat16 and self._rounds else torch.float32
 
 
-_PLANES = {"float32": 0, "int16": 2, "int8": 1}
+_PLANES = {"float32": 3, "int16": 2, "int8": 1}  # 24 bits are as exact as those of a float32
 
 
 def _library(context: LinearContext, activations: str) -> Library:
@@ -74,10 +74,12 @@ def _library(context: LinearContext, activations: str) -> Library:
         ) from error
 
 
-def _code_rows(config: Config, *, rounds: bool) -> CodeRows:
+def _code_rows(library: Library, config: Config, *, rounds: bool) -> CodeRows:
     """How rows are multiplied by codes, with a line in the log where that is asked for."""
     if config.activations == "float32":
-        return CodeRows("float32", planes=0, rounds=rounds and config.precision == "fast")
+        rounds = rounds and config.precision == "fast"
+        by_bytes = config.precision == "auto" and bool(library.ms_byte_units())
+        return CodeRows("float32", planes=_PLANES["float32"] if by_bytes else 0, rounds=rounds)
     log.info(
         "rows are multiplied by quantized weights as %s with a scale for at most 32 inputs (--native.activations %s: "
         "asked for)",

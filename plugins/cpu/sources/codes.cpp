@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "bytes_by_units.h"
 #include "code_forms.h"
 #include "codes_by_bytes.h"
 #include "codes_by_units.h"
@@ -230,19 +231,19 @@ struct Work {
     end = before + (p.m + block - 1) / block * groups;
   }
 
-  void make(long item, Rows& rows, ByteRows& byte_rows, UnitRows& unit_rows) const {
+  void make(long item, Rows& rows, ByteRows& byte_rows, UnitRows& unit_rows, Units& units) const {
     const long first = item / groups * block, count = std::min(block, p.m - first);
     const long panels = (s->rows + WIDTH - 1) / WIDTH;
     const long begun = item % groups * together, ended = std::min(begun + together, panels);
     if (s->planes) {
       byte_rows.take(p.x + first * p.x_step, p.x_step, count, *s);
-      const auto by_bytes = [&](float* c, long ldc) { multiply_by_bytes(byte_rows, *s, begun, ended - begun, c, ldc); };
+      const auto by_bytes = [&](float* c, long ldc) { multiply_by_bytes(units, byte_rows, *s, begun, ended - begun, c, ldc); };
       return part(begun, ended - begun, first, count, by_bytes);
     }
     if (p.many && by_units(*s)) {
       unit_rows.take(p.x + first * p.x_step, p.x_step, count, *s);
       for (long panel = begun; panel < ended; panel++)
-        part(panel, 1, first, count, [&](float* c, long) { multiply_by_units(unit_rows, *s, panel, c); });
+        part(panel, 1, first, count, [&](float* c, long) { multiply_by_units(units, unit_rows, *s, panel, c); });
       return;
     }
     with_form(*s, [&](const auto& d) {
@@ -286,14 +287,15 @@ void make_all(const std::vector<Work>& works) {
   byte_rows.forget();
   static thread_local UnitRows unit_rows;
   unit_rows.forget();
+  static thread_local Units units;
   Rows rows;
 #pragma omp for schedule(dynamic, 1)
   for (long item = 0; item < works.back().end; item++) {
     const auto ends_after = [](long item, const Work& work) { return item < work.end; };
     const long i = std::upper_bound(works.begin(), works.end(), item, ends_after) - works.begin();
-    works[i].make(item - (i ? works[i - 1].end : 0), rows, byte_rows, unit_rows);
+    works[i].make(item - (i ? works[i - 1].end : 0), rows, byte_rows, unit_rows, units);
   }
-  unit_rows.release();
+  units.release();
 }
 
 // The product with a PLAIN segment.
@@ -318,6 +320,9 @@ void multiply_codes(const Product& p) {
 }
 
 extern "C" {
+
+// Whether rows of whole numbers are multiplied on matrix units.
+int ms_byte_units() { return byte_units(); }
 
 // out[m][outputs] = x[m][inputs] * w' + bias; `many` as a Product has it.
 void ms_codes_linear(const float* x, long x_step, const void* weight, const float* bias, float* out, long m, long inputs,

@@ -36,6 +36,11 @@ struct Segment {
   Numbers scales, offsets, zeros, block_scales, block_offsets;
 };
 
+// Inputs of one group, of the span of that number.
+struct Span {
+  long number, group, first, inputs;
+};
+
 struct CodedWeight {
   const Segment* segments;
   int64_t count;

@@ -1,99 +1,17 @@
-// Products of codes with rows that are whole numbers of one or two bytes for each span of inputs. Sums of a span are
+// Products of codes with rows that are whole numbers of some bytes for each span of inputs. Sums of a span are
 // exact, in whole numbers: a row's bits depend neither on the rows beside it nor on the instructions that are there.
 #include "codes_by_bytes.h"
 
 #include <algorithm>
 #include <cmath>
 
+#include "byte_sums.h"
 #include "bytes.h"
-#include "code_panels.h"
+#include "bytes_by_units.h"
+#include "quad_forms.h"
 #include "vectors.h"
 
 namespace {
-
-// --- forms ------------------------------------------------------------------------------------------------------
-// `quad` is the codes of quad q of a chunk as bytes, for vector v of its panel's outputs. What they mean is that plus
-// `base` of the segment.
-
-inline uvec word_of(const char* chunk, int v, int i) { return read<uvec>(chunk + (i * VECTORS + v) * sizeof(uvec)); }
-
-// Nibble j of a word is input j.
-inline uvec nibbles(const char* chunk, int v, int q) { return word_of(chunk, v, q / 2) >> (q % 2 * 4) & 0x0f0f0f0fu; }
-
-struct CountedNibbles {
-  static constexpr long CHUNK = 8, BYTES = 4, MOST = 15;
-  explicit CountedNibbles(const Segment&) {}
-  uvec quad(const char* chunk, int v, int q) const { return nibbles(chunk, v, q); }
-};
-
-// By a table of 16 bytes.
-struct LookedUpNibbles {
-  static constexpr long CHUNK = 8, BYTES = 4, MOST = 255;
-#if defined(__AVX512BW__)
-  __m512i table;
-  explicit LookedUpNibbles(const Segment& s) : table(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)s.lookup))) {}
-  uvec quad(const char* chunk, int v, int q) const {
-    return (uvec)_mm512_shuffle_epi8(table, (__m512i)nibbles(chunk, v, q));
-  }
-#elif defined(__AVX2__)
-  __m256i table;
-  explicit LookedUpNibbles(const Segment& s)
-      : table(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)s.lookup))) {}
-  uvec quad(const char* chunk, int v, int q) const {
-    return (uvec)_mm256_shuffle_epi8(table, (__m256i)nibbles(chunk, v, q));
-  }
-#else
-  const uint8_t* table;
-  explicit LookedUpNibbles(const Segment& s) : table(s.lookup) {}
-  uvec quad(const char* chunk, int v, int q) const {
-    unsigned char bytes[sizeof(uvec)];
-    const uvec codes = nibbles(chunk, v, q);
-    memcpy(bytes, &codes, sizeof bytes);
-    for (auto& each : bytes) each = table[each];
-    return read<uvec>(bytes);
-  }
-#endif
-};
-
-// Nibbles, and in the last word of a chunk the highest bit of each code: bit q of byte b for input b of quad q.
-struct QuadFives {
-  static constexpr long CHUNK = 32, BYTES = 20, MOST = 31;
-  explicit QuadFives(const Segment&) {}
-  uvec quad(const char* chunk, int v, int q) const {
-    const uvec high = word_of(chunk, v, 4);
-    return nibbles(chunk, v, q) | ((q < 4 ? high << (4 - q) : high >> (q - 4)) & 0x10101010u);
-  }
-};
-
-// Nibbles, and in the last word of a chunk the two highest bits: bits 2q and 2q + 1 of byte b.
-struct QuadSixes {
-  static constexpr long CHUNK = 16, BYTES = 12, MOST = 63;
-  explicit QuadSixes(const Segment&) {}
-  uvec quad(const char* chunk, int v, int q) const {
-    const uvec high = word_of(chunk, v, 2);
-    return nibbles(chunk, v, q) | ((q < 2 ? high << (4 - 2 * q) : high >> (2 * q - 4)) & 0x30303030u);
-  }
-};
-
-// A word a quad.
-struct QuadBytes {
-  static constexpr long CHUNK = 8, BYTES = 8, MOST = 255;
-  explicit QuadBytes(const Segment&) {}
-  uvec quad(const char* chunk, int v, int q) const { return word_of(chunk, v, q); }
-};
-
-static_assert(is_shaped<CountedNibbles>(NIBBLES) && is_shaped<LookedUpNibbles>(NIBBLES) && is_shaped<QuadFives>(QUAD_FIVES) &&
-                  is_shaped<QuadSixes>(QUAD_SIXES) && is_shaped<QuadBytes>(QUAD_BYTES), "");
-
-template <class F>
-void with_form(const Segment& s, F&& call) {
-  switch (s.form) {
-    case NIBBLES: return s.lookup ? call(LookedUpNibbles(s)) : call(CountedNibbles(s));
-    case QUAD_FIVES: return call(QuadFives(s));
-    case QUAD_SIXES: return call(QuadSixes(s));
-    default: return call(QuadBytes(s));
-  }
-}
 
 // sum + codes[4] * x[4] in each lane, of codes of 0 … MOST and of signed bytes.
 template <long MOST>
@@ -126,9 +44,11 @@ inline ivec dot(ivec sum, uvec codes, ivec x) {
 
 // --- rows -------------------------------------------------------------------------------------------------------
 
-// The largest whole number of so many bytes, each from -128 to 127.
+// The largest whole number of so many bytes, each from -128 to 127. Three have room for what rounding to floats adds.
 template <int N>
-constexpr float LARGEST = N == 1 ? 127 : 127 * 257;
+constexpr float LARGEST = N == 1 ? 127 : N == 2 ? 127 * 257 : 127 * 65536;
+
+enum Wanted { NOTHING, SUM, BYTE_SUMS };
 
 constexpr float SMALLEST = 0x1p-100f;  // spans of numbers below it are nothing: their scales would have no inverse
 
@@ -193,47 +113,84 @@ inline Scale scale_of(const vec* x) {
   return most < SMALLEST ? Scale{0.0f, 0.0f} : Scale{most / LARGEST<N>, LARGEST<N> / most};
 }
 
-// A span as whole numbers of N bytes, each of them by itself [N][QUADS]; gives the scale and each byte's sum.
-template <int N>
-inline float enter(const vec* x, uint32_t* out, int32_t* sums) {
+// Numbers of N bytes, each of them by itself: [N][QUADS]. Gives the sums of each byte, if they are WANTED.
+template <int N, bool WANTED>
+inline void enter_bytes(ivec* whole, uint32_t* out, int32_t* sums) {
   alignas(64) uint8_t bytes[BYTES_SPAN];
-  const Scale scale = scale_of<N>(x);
-  ivec whole[PARTS];
-  for (int k = 0; k < PARTS; k++) whole[k] = nearest(x[k] * scale.inverse);
   for (int p = 0; p < N; p++) {
     ivec all = {};
     for (int k = 0; k < PARTS; k++) {
       const uint8s low = low_bytes((uvec)whole[k]);
       memcpy(bytes + k * LANES, &low, sizeof low);
-      all += whole[k] << 24 >> 24;
+      if (WANTED) all += whole[k] << 24 >> 24;
       whole[k] = (whole[k] + 128) >> 8;
     }
     weave(bytes, BYTES_SPAN, (uint8_t*)(out + p * QUADS));
-    sums[p] = whole_total(all);
+    if (WANTED) sums[p] = whole_total(all);
   }
-  return scale.value;
+}
+
+// Numbers of three bytes as halves: [2][2][QUADS].
+inline void enter_halves(ivec* whole, uint32_t* out) {
+  alignas(64) uint8_t bytes[2][BYTES_SPAN];
+  for (int half = 0; half < 2; half++) {
+    for (int k = 0; k < PARTS; k++) {
+      const ivec own = half ? whole[k] : whole[k] << 20 >> 20;
+      const uint8s high = low_bytes((uvec)(own >> 4)), low = low_bytes((uvec)(own & 15));
+      memcpy(bytes[0] + k * LANES, &high, sizeof high), memcpy(bytes[1] + k * LANES, &low, sizeof low);
+      whole[k] = (whole[k] + 2048) >> 12;
+    }
+    for (int part = 0; part < 2; part++, out += QUADS) weave(bytes[part], BYTES_SPAN, (uint8_t*)out);
+  }
+}
+
+constexpr long FEW_BY_BYTES = 2;  // rows that are multiplied faster without matrix units
+
+constexpr long FEW_IN_HALVES = 5;  // rows whose bytes fit into one tile: codes then need not be there twice
+
+// What has to be known of rows besides: where codes count from a base that is not part of what the units multiply, sums begin with that.
+Wanted wanted(const Segment& s, long rows) {
+  const bool signs = rows > FEW_BY_BYTES && quads::with_signs(s);
+  return s.base && !(byte_units() && signs) ? BYTE_SUMS : Laid::has_offsets(s) ? SUM : NOTHING;
+}
+
+// Whether rows are the same numbers for both.
+bool alike(const Segment& a, const Segment& b, long rows) {
+  return a.order == b.order && a.group == b.group && a.inputs == b.inputs && a.planes == b.planes && a.base == b.base &&
+         a.unit == b.unit && wanted(a, rows) == wanted(b, rows);
 }
 
 }  // namespace
 
 void ByteRows::take(const float* from, long step, long rows, const Segment& s) {
-  const bool alike = of_ && of_->order == s.order && of_->group == s.group && of_->inputs == s.inputs &&
-                     of_->planes == s.planes && of_->base == s.base && of_->unit == s.unit;
-  if (from == from_ && rows == count && alike) return;
-  from_ = from, count = rows, of_ = &s;
-  long many = 0;
-  spans(s, 1, BYTES_SPAN, [&](long, long, long, long) { many++; });
-  words.resize(many * rows * s.planes * QUADS);
-  starts.resize(many * rows * s.planes), scales.resize(many * rows), sums.resize(many * rows);
-  if (s.planes == 1) take_planes<1>(from, step);
-  else take_planes<2>(from, step);
+  const bool halves = byte_units() && rows > FEW_IN_HALVES && s.planes == 3 && quads::sixteenfold(s);
+  if (from == from_ && rows == count && halves == halved && alike(*of_, s, rows)) return;
+  from_ = from, count = rows, of_ = &s, halved = halves;
+  list.clear();
+  spans(s, 1, BYTES_SPAN, [&](long number, long group, long first, long n) { list.push_back({number, group, first, n}); });
+  const long many = list.size() * rows;
+  words.resize(many * (halved ? 4 : s.planes) * QUADS);
+  starts.assign(many * s.planes, 0), scales.resize(many), sums.resize(many);
+  if (halved) return take_planes<3, true>(from, step);
+  if (s.planes == 1) return take_planes<1, false>(from, step);
+  if (s.planes == 2) return take_planes<2, false>(from, step);
+  take_planes<3, false>(from, step);
 }
 
-template <int N>
+template <int N, bool HALVED>
 void ByteRows::take_planes(const float* from, long step) {
+  switch (wanted(*of_, count)) {
+    case NOTHING: return take_spans<N, HALVED, NOTHING>(from, step);
+    case SUM: return take_spans<N, HALVED, SUM>(from, step);
+    default: return take_spans<N, HALVED, BYTE_SUMS>(from, step);
+  }
+}
+
+template <int N, bool HALVED, int WANTED>
+void ByteRows::take_spans(const float* from, long step) {
   const Segment& s = *of_;
   alignas(64) float room[BYTES_SPAN];
-  spans(s, 1, BYTES_SPAN, [&](long number, long, long first, long n) {
+  for (const auto& [number, group, first, n] : list)
     for (long i = 0; i < count; i++) {
       const float* row = from + i * step;
       vec x[PARTS];
@@ -243,55 +200,23 @@ void ByteRows::take_planes(const float* from, long step) {
         memcpy(x, room, sizeof x);
       } else memcpy(x, row + first, sizeof x);
       const long at = number * count + i;
-      int32_t in_all[N];
-      const float scale = enter<N>(x, words.data() + at * N * QUADS, in_all);
-      float sum = 0.0f;
-      for (int p = 0; p < N; p++) {
-        starts[at * N + p] = (int32_t)s.base * in_all[p];
-        sum += (float)in_all[p] * (float)(1 << (8 * p));
-      }
-      scales[at] = scale * (float)s.unit, sums[at] = scale * sum;
+      const Scale scale = scale_of<N>(x);
+      ivec whole[PARTS], all = {};
+      for (int k = 0; k < PARTS; k++) whole[k] = nearest(x[k] * scale.inverse), all += whole[k];
+      scales[at] = scale.value * (float)s.unit;
+      if (WANTED != NOTHING) sums[at] = scale.value * (float)whole_total(all);
+      int32_t byte_sums[N];
+      if (HALVED) enter_halves(whole, words.data() + at * 4 * QUADS);
+      else enter_bytes<N, WANTED == BYTE_SUMS>(whole, words.data() + at * N * QUADS, byte_sums);
+      if (WANTED == BYTE_SUMS)
+        for (int p = 0; p < N; p++) starts[at * N + p] = (int32_t)s.base * byte_sums[p];
     }
-  });
 }
 
 namespace {
 
 // --- products ---------------------------------------------------------------------------------------------------
 
-constexpr long AHEAD_BYTES = 2048;  // of a panel that are fetched before they are read
-
-// What the sums of a span by the planes of a row are, as a multiple of the row's scale.
-template <int N>
-inline vec joined(const ivec* planes) {
-  return __builtin_convertvector(N == 1 ? planes[0] : (planes[N - 1] << 8) + planes[0], vec);
-}
-
-// Scales of a panel's groups, and what is subtracted for each of their inputs, as floats: [groups][WIDTH] each.
-struct Laid {
-  std::vector<float> scales, offsets;
-
-  void take(const Segment& s, long panel) {
-    scales.resize(s.scales.count * WIDTH);
-    each_group(s, scales, [&](long g, int v) { return group_number(s.scales, s.block_scales, s.block, panel, g, v); });
-    if (!has_offsets(s)) return;
-    offsets.resize(s.scales.count * WIDTH);
-    each_group(s, offsets, [&](long g, int v) {
-      vec all = {};
-      if (s.offsets.at) all = group_number(s.offsets, s.block_offsets, s.block, panel, g, v);
-      if (s.zeros.at) all += load(scales.data() + g * WIDTH + v * LANES) * group_number(s.zeros, {}, 1, panel, g, v);
-      return all;
-    });
-  }
-  static bool has_offsets(const Segment& s) { return s.zeros.at || s.offsets.at; }
-
- private:
-  template <class G>
-  static void each_group(const Segment& s, std::vector<float>& out, G&& made) {
-    for (long g = 0; g < s.scales.count; g++)
-      for (int v = 0; v < VECTORS; v++) store(out.data() + g * WIDTH + v * LANES, made(g, v));
-  }
-};
 thread_local Laid laid[2];  // of panels that are multiplied side by side
 
 // sums[M][Q][N] += rows * the codes of one chunk; `x` is the first quad of the first row.
@@ -321,7 +246,7 @@ void tile(const F& f, const Segment& s, const ByteRows& rows, long row, long pan
   const long size = panel_bytes(s.form, s.inputs);
   const char* at[PANELS];
   const float* scales[PANELS];
-  for (int p = 0; p < PANELS; p++) at[p] = s.codes + (panel + p) * size, scales[p] = laid[p].scales.data() + v * LANES;
+  for (int p = 0; p < PANELS; p++) at[p] = s.codes + (panel + p) * size, scales[p] = laid[p].scales() + v * LANES;
   vec totals[M][Q];
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)
@@ -363,21 +288,9 @@ void tile(const F& f, const Segment& s, const ByteRows& rows, long row, long pan
     for (int q = 0; q < Q; q++) store(c + i * ldc + q * LANES, totals[i][q]);
 }
 
-// c[rows][WIDTH] -= what groups have of each input, times the sums of these.
-void subtract_offsets(const Segment& s, const ByteRows& rows, const float* offsets, float* c, long ldc) {
-  for (long i = 0; i < rows.count; i++)
-    for (int v = 0; v < VECTORS; v++) {
-      vec total = load(c + i * ldc + v * LANES);
-      spans(s, 1, BYTES_SPAN, [&](long number, long group, long, long) {
-        total -= load(offsets + group * WIDTH + v * LANES) * rows.sums[number * rows.count + i];
-      });
-      store(c + i * ldc + v * LANES, total);
-    }
-}
-
 // Rows of a tile at most: their sums and totals stay in registers.
 template <int N>
-constexpr int HEIGHT = LANES == 16 ? 8 : N == 1 ? 4 : 3;
+constexpr int TALLEST = LANES == 16 ? 8 : N == 1 ? 4 : 3;
 
 template <int M, int N, class F>
 void tile_of(long m, const F& f, const Segment& s, const ByteRows& rows, long row, long panel, int v, float* c, long ldc) {
@@ -389,26 +302,29 @@ void tile_of(long m, const F& f, const Segment& s, const ByteRows& rows, long ro
 
 template <int N, class F>
 void multiply(const F& f, const Segment& s, const ByteRows& rows, long panel, long panels, float* c, long ldc) {
-  const long wide = rows.count == 1 && panels > 1 ? 2 : 1, tiles = (rows.count + HEIGHT<N> - 1) / HEIGHT<N>;
+  const long wide = rows.count == 1 && panels > 1 ? 2 : 1, tiles = (rows.count + TALLEST<N> - 1) / TALLEST<N>;
   for (long p = 0; p < wide; p++) laid[p].take(s, panel + p);
   if (wide == 2) tile<1, 2 * VECTORS, N>(f, s, rows, 0, panel, 0, c, ldc);
   else if (rows.count == 1) tile<1, VECTORS, N>(f, s, rows, 0, panel, 0, c, ldc);
+  else if (rows.count == 2) tile<2, VECTORS, N>(f, s, rows, 0, panel, 0, c, ldc);
   else
     for (int v = 0; v < VECTORS; v++)
       for (long t = 0; t < tiles; t++) {
         const long row = rows.count * t / tiles, end = rows.count * (t + 1) / tiles;
-        tile_of<HEIGHT<N>, N>(end - row, f, s, rows, row, panel, v, c + row * ldc + v * LANES, ldc);
+        tile_of<TALLEST<N>, N>(end - row, f, s, rows, row, panel, v, c + row * ldc + v * LANES, ldc);
       }
   for (long p = 0; p < wide && Laid::has_offsets(s); p++)
-    subtract_offsets(s, rows, laid[p].offsets.data(), c + p * WIDTH, ldc);
+    subtract_offsets(rows, laid[p].offsets(), c + p * WIDTH, ldc);
   if (panels > wide) multiply<N>(f, s, rows, panel + wide, panels - wide, c + wide * WIDTH, ldc);
 }
 
 }  // namespace
 
-void multiply_by_bytes(const ByteRows& rows, const Segment& s, long panel, long panels, float* c, long ldc) {
-  with_form(s, [&](const auto& f) {
+void multiply_by_bytes(Units& units, const ByteRows& rows, const Segment& s, long panel, long panels, float* c, long ldc) {
+  if (byte_units() && rows.count > FEW_BY_BYTES) return multiply_bytes_by_units(units, rows, s, panel, panels, c, ldc);
+  quads::with_form(s, [&](const auto& f) {
     if (s.planes == 1) multiply<1>(f, s, rows, panel, panels, c, ldc);
-    else multiply<2>(f, s, rows, panel, panels, c, ldc);
+    else if (s.planes == 2) multiply<2>(f, s, rows, panel, panels, c, ldc);
+    else multiply<3>(f, s, rows, panel, panels, c, ldc);
   });
 }

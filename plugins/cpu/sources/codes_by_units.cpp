@@ -182,8 +182,8 @@ void UnitRows::take(const float* from, long step, long rows, const Segment& s) {
   });
 }
 
-void multiply_by_units(UnitRows& rows, const Segment& s, long panel, float* c) {
-  rows.units.shape(std::min(rows.count, HEIGHT), rows.count > HEIGHT ? HEIGHT : 1);
+void multiply_by_units(Units& units, UnitRows& rows, const Segment& s, long panel, float* c) {
+  units.shape(std::min(rows.count, HEIGHT), rows.count > HEIGHT ? HEIGHT : 1);
   with_pairs(s, [&](const auto& d) {
     const Factors factors(s, panel, 1, std::decay_t<decltype(d)>::UNIT);
     multiply_panel(rows, d, s.codes + panel * panel_bytes(s.form, s.inputs), factors, c);

@@ -17,11 +17,6 @@ bool by_units(const Segment& s);
 
 #if defined(MATRIX_UNITS)
 
-// Inputs of one group, of the span of that number.
-struct Span {
-  long number, group, first, inputs;
-};
-
 // Rows as tiles of pairs of inputs, split into planes: three are a row to the bit, one is its rounding.
 class UnitRows {
   const float* from_ = nullptr;
@@ -33,10 +28,8 @@ class UnitRows {
   long count = 0, planes = 0;
   std::vector<Span> list;   // of all inputs
   std::vector<float> sums;  // [spans][rows] of the inputs, where they are wanted
-  Units units;
 
   void forget() { from_ = nullptr; }  // what lay at these addresses
-  void release() { units.release(); }
   void take(const float* from, long step, long rows, const Segment& s);
 
   // The first tile of a step of HEIGHT rows from `row` on, plane by plane.
@@ -44,15 +37,14 @@ class UnitRows {
 };
 
 // c[rows][WIDTH] += rows * a panel.
-void multiply_by_units(UnitRows& rows, const Segment& s, long panel, float* c);
+void multiply_by_units(Units& units, UnitRows& rows, const Segment& s, long panel, float* c);
 
 #else
 
 struct UnitRows {
   void forget() {}
-  void release() {}
   void take(const float*, long, long, const Segment&) {}
 };
-inline void multiply_by_units(UnitRows&, const Segment&, long, float*) {}
+inline void multiply_by_units(Units&, UnitRows&, const Segment&, long, float*) {}
 
 #endif

@@ -54,18 +54,19 @@ class Units {
     uint16_t bytes[16] = {};
     uint8_t rows[16] = {};
   };
-  long first_ = 0, second_ = 0;
+  long first_ = 0, second_ = 0, words_ = 0;
 
  public:
-  // Sums of `second` rows in tiles 2 and 3, 0 where these are not used. Another shape costs as much as many products.
-  void shape(long first, long second) {
-    if (first == first_ && (!second || second == second_)) return;
+  // Sums of `first` rows in tiles 0 and 1, of `second` ones in tiles 2 and 3, 0 where these are not used; rows are of so many
+  // words. Another shape costs as much as many products.
+  void shape(long first, long second, long words = HEIGHT) {
+    if (first == first_ && words == words_ && (!second || second == second_)) return;
     if (!second) second = first;
-    first_ = first, second_ = second;
+    first_ = first, second_ = second, words_ = words;
     Shapes shapes;
     for (int t = 0; t < 8; t++) {
-      shapes.bytes[t] = 64;
-      shapes.rows[t] = t >= 6 ? HEIGHT : t == 2 || t == 3 || t == 5 ? second : first;
+      shapes.bytes[t] = t == 4 || t == 5 ? words * 4 : 64;
+      shapes.rows[t] = t >= 6 ? words : t == 2 || t == 3 || t == 5 ? second : first;
     }
     asm volatile("" : : "m"(shapes));  // all of it: GCC's own instruction says that it reads the first bytes alone
     _tile_loadconfig(&shapes);
@@ -351,5 +352,9 @@ static inline bool by_units(long inputs) { return inputs % STEP == 0 && matrix_u
 #else
 
 static inline bool matrix_units() { return false; }
+
+struct Units {
+  void release() {}
+};
 
 #endif

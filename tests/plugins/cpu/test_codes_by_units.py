@@ -1,8 +1,9 @@
-"""Rows of prompts by codes on matrix units: as exact as without them, and a row does not depend on those beside it."""
+"""Rows by codes on matrix units: as exact as without them, and a row does not depend on those beside it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,19 @@ from maxserve.testing.codes import CODES, random_codes
 
 pytestmark = pytest.mark.compiler
 
-ROWS = (1, 2, 5, 6, 16, 17, 32, 33, 49, 97)
+ROWS = (1, 2, 3, 5, 6, 8, 9, 16, 17, 32, 33, 49, 97)
+PRECISIONS: list[Any] = ["auto", "exact"]
+COUNTED = [
+    "4 bits",
+    "4 bits in blocks with offsets",
+    "5 bits",
+    "6 bits in blocks",
+    "8 bits",
+    "4 bits with zeros and an order",
+]
 
 
-def panels(codes: Codes, precision: str = "exact") -> CodePanels:
+def panels(codes: Codes, precision: Any = "exact") -> CodePanels:
     context = LinearContext(
         compute=torch.float32, device=torch.device("cpu"), sections={Config: Config(precision=precision)}
     )
@@ -36,11 +46,12 @@ def needs_units() -> None:
         pytest.skip("this processor has no matrix units")
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("inputs", [32, 256, 640])
 @pytest.mark.parametrize("kind", CODES)
-def test_products_are_those_of_float32(kind: str, inputs: int) -> None:
+def test_products_are_those_of_float32(kind: str, inputs: int, precision: Any) -> None:
     codes, x, bias = random_codes(kind, 70, inputs), torch.randn(max(ROWS), inputs + 3)[:, 2:-1], torch.randn(70)
-    made = panels(codes)
+    made = panels(codes, precision)
     whole = made.multiply(x, bias, many=True)
     expected = x.double() @ codes.values().double().T + bias.double()
     torch.testing.assert_close(whole.double(), expected, atol=2e-5 * inputs**0.5, rtol=0)
@@ -48,6 +59,40 @@ def test_products_are_those_of_float32(kind: str, inputs: int) -> None:
     for rows in ROWS:
         assert torch.equal(made.multiply(x[:rows], bias, many=True), whole[:rows])
         assert torch.equal(made.multiply(x[:rows].flip(0), bias, many=True)[-1], whole[0])
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_whole_numbers_are_as_exact_as_float32_however_many_rows_there_are(kind: str) -> None:
+    codes, x = random_codes(kind, 70, 640), torch.randn(max(ROWS), 640) * torch.logspace(-6, 3, max(ROWS))[:, None]
+    weight, made = codes.values(), panels(codes, "auto")
+    expected = x.double() @ weight.double().T
+    whole = made.multiply(x, None)
+    errors = (whole.double() - expected).norm(dim=1)
+    assert (errors <= 2 * (x @ weight.T - expected).norm(dim=1)).all()
+    for rows in ROWS:
+        for many in (False, True):
+            assert torch.equal(made.multiply(x[-rows:], None, many=many), whole[-rows:])
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_whole_numbers_are_multiplied_where_units_are(kind: str) -> None:
+    """Their sums are others than those of float32."""
+    needs_units()
+    codes, x = random_codes(kind, 70, 640), torch.randn(7, 640)
+    assert not torch.equal(panels(codes, "auto").multiply(x, None), panels(codes, "exact").multiply(x, None))
+
+
+@pytest.mark.parametrize("base", [-9, -1, 3])
+@pytest.mark.parametrize("levels", [16, 256])
+def test_codes_may_count_from_anywhere(base: int, levels: int) -> None:
+    codes, x = random_codes("8 bits" if levels > 16 else "4 bits", 40, 96), torch.randn(max(ROWS), 96)
+    codes = replace(codes, table=base + torch.arange(float(levels)))
+    made = panels(codes, "auto")
+    whole = made.multiply(x, None)
+    expected = x.double() @ codes.values().double().T
+    torch.testing.assert_close(whole.double(), expected, atol=1e-6 * float(expected.abs().max()), rtol=0)
+    for rows in ROWS:
+        assert torch.equal(made.multiply(x[:rows], None), whole[:rows])
 
 
 @pytest.mark.parametrize("kind", ["4 bits", "4 bits in blocks with offsets", "5 bits", "8 bits", "floats of 8 bits"])
@@ -81,3 +126,15 @@ def test_not_finite_stays_not_finite() -> None:
     assert out[0].isfinite().all()
     assert (out[1] == float("inf")).all()
     assert out[2].isnan().all()
+
+
+def test_nothing_comes_of_numbers_that_are_not_finite() -> None:
+    """A row of whole numbers has one scale for some inputs, and so no sums but those of finite ones."""
+    needs_units()
+    made, x = panels(random_codes("4 bits", 20, 64), "auto"), torch.randn(4, 64)
+    expected = made.multiply(x, None)
+    x[0], x[1, 7], x[2, 7] = 0.0, float("inf"), float("nan")
+    out = made.multiply(x, None)
+    assert (out[0] == 0).all()
+    assert out[1:3].isnan().all()
+    assert torch.equal(out[3], expected[3])

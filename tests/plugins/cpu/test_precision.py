@@ -87,7 +87,7 @@ def test_fast_is_refused_where_it_would_gain_nothing(monkeypatch: pytest.MonkeyP
         def ms_matrix_units(self) -> int:
             return 0
 
-        ms_dot_units = ms_matrix_units
+        ms_dot_units = ms_byte_units = ms_matrix_units
 
     monkeypatch.setattr("maxserve.plugins.cpu.linear.library_for", lambda context: Without())
     with pytest.raises(SettingsError, match=r"--native\.precision fast: .*AVX512_BF16 or AMX.*use auto or exact"):
