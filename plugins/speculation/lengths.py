@@ -50,9 +50,7 @@ GAIN = 1.05  # what drafts must promise where there are none: times are not exac
 PERIOD = 32  # most steps for which a decision holds; one that is not the last one's holds for two
 MANY = 0.25  # part of the sequences that are new when a decision for no drafts is made again before it is over
 TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
-DEEP = (
-    2  # of so many trials, one has as many drafts as promise most; of a few at first all: what rows cost is not known
-)
+DEEP = 2  # of so many trials, one has as many drafts as promise most; of a few sequences, at first, all there can be
 TRIALS = 0.01  # part of the time that trials may take
 GIVEN_BACK = 0.5  # part of what a trial gains that may be taken for others: where drafts stand, more is worth knowing
 PLAIN = 64  # most steps with drafts after which one has none
@@ -348,9 +346,8 @@ class AdaptiveLengths:
 
     def foresees(self, sequences: int) -> bool:
         size = _nearest(sequences)
-        if (
-            self._measuring or not self._cost.any or self._trials.get(size, 0) < FIRST
-        ):  # which need texts to be followed
+        untried = self._trials.get(size, 0) < FIRST  # trials need texts that are followed
+        if self._measuring or not self._cost.any or untried:
             return True
         if sequences <= FEW and self._follows_for_little(sequences):
             return True
