@@ -346,10 +346,10 @@ class AdaptiveLengths:
 
     def foresees(self, sequences: int) -> bool:
         size = _nearest(sequences)
-        untried = self._trials.get(size, 0) < FIRST  # trials need texts that are followed
-        if self._measuring or not self._cost.any or untried:
+        if self._measuring or not self._cost.any:
             return True
-        if sequences <= FEW and self._follows_for_little(sequences):
+        untried = self._trials.get(size, 0) < FIRST  # trials need texts that are followed
+        if sequences <= FEW and (untried or self._follows_for_little(sequences)):
             return True
         asked, found = self._foreseen.get(size, (0, False))
         if asked % FEW == 0:
