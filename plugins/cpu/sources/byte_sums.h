@@ -7,7 +7,7 @@
 namespace {
 
 // What the sums of a span by the planes of a row are, as a multiple of the row's scale. Three are more than a whole number of
-// 32 bits has; the highest is exact as a float, so the sum of all is rounded once.
+// 32 bits has; the highest is exact as a float, and of codes of 4 bits the other two together, so their sum is rounded once.
 template <int N>
 inline vec joined(const ivec* planes) {
   if (N == 1) return __builtin_convertvector(planes[0], vec);
@@ -15,7 +15,7 @@ inline vec joined(const ivec* planes) {
   return N == 2 ? low : __builtin_convertvector(planes[N - 1], vec) * 65536.0f + low;
 }
 
-// The same of rows that are halved: both are exact as floats.
+// The same of rows that are halved, and the same number: both halves are exact as floats, so their sum is rounded once, too.
 inline vec joined_halves(const ivec* halves) {
   return __builtin_convertvector(halves[1], vec) * 4096.0f + __builtin_convertvector(halves[0], vec);
 }
@@ -23,17 +23,15 @@ inline vec joined_halves(const ivec* halves) {
 // Scales of a panel's groups, and what is subtracted for each of their inputs, as floats: [groups][WIDTH] each.
 class Laid {
   std::vector<float> scales_, offsets_, zeros_;
-  long size_;
 
  public:
   void take(const Segment& s, long panel) {
-    size_ = s.scales.count * WIDTH;
     floats_of(s.scales, s.block_scales, s.block, panel, 1, scales_);
     if (s.offsets.at) floats_of(s.offsets, s.block_offsets, s.block, panel, 1, offsets_);
     if (!s.zeros.at) return;
-    if (!s.offsets.at) offsets_.assign(size_, 0.0f);
+    if (!s.offsets.at) offsets_.assign(scales_.size(), 0.0f);
     floats_of(s.zeros, {}, 1, panel, 1, zeros_);
-    for (long i = 0; i < size_; i++) offsets_[i] += scales_[i] * zeros_[i];
+    for (size_t i = 0; i < scales_.size(); i++) offsets_[i] += scales_[i] * zeros_[i];
   }
   static bool has_offsets(const Segment& s) { return s.zeros.at || s.offsets.at; }
   const float* scales() const { return scales_.data(); }

@@ -126,7 +126,7 @@ inline void meet(const int32_t* sums, const float* scales, const float* row_scal
 }
 
 // A panel by all rows, without offsets. What is written for tiles is read a while later, for these wait for it; what they leave is read
-// while they make the next sums, and lies elsewhere than those.
+// while they make the next sums, and before these are stored.
 template <class R, Sign SIGN, class F>
 class Panel {
   static constexpr long N = R::LINES, EACH = HEIGHT / N;  // rows of a tile
@@ -148,15 +148,14 @@ class Panel {
 
   void meet_tile(long item) {
     const Span& span = rows_.list[item / tiles_];
-    const int32_t* sums = sums_;
     const long first = item % tiles_ * EACH, known = span.number * rows_.count + first;
     const long count = std::min(EACH, rows_.count - first);
     const float *scales = scales_ + span.group * WIDTH, *own = rows_.scales.data() + known;
     const int32_t* starts = rows_.starts.data() + known * N;
     float* c = c_ + first * ldc_;
     constexpr bool BASE = SIGN == WITH_BASE;
-    if (count == EACH) meet<R, BASE>(sums, scales, own, starts, c, ldc_, EACH);
-    else meet<R, BASE>(sums, scales, own, starts, c, ldc_, count);
+    if (count == EACH) meet<R, BASE>(sums_, scales, own, starts, c, ldc_, EACH);
+    else meet<R, BASE>(sums_, scales, own, starts, c, ldc_, count);
   }
 
   template <bool OTHER>

@@ -3,7 +3,8 @@
 //
 // The sum of a group is made of the table's values alone, input by input; scale, zero and offset meet it once. Each row
 // goes through the same operations in the same order, whatever the rows beside it: few of them look codes up for
-// themselves, many share a group's values, which are looked up once. Rows of prompts go to matrix units (codes_by_units.h).
+// themselves, many share a group's values, which are looked up once. Rows of whole numbers go to codes_by_bytes.h, other rows of
+// prompts to matrix units (codes_by_units.h).
 #include "codes.h"
 
 #include <algorithm>
