@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from uuid import uuid4
+from secrets import token_hex
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -113,4 +113,4 @@ class _Labelled:
 
 
 def _request_id(given: str) -> str:
-    return given if _SANE_ID.match(given) else uuid4().hex
+    return given if _SANE_ID.match(given) else token_hex(16)

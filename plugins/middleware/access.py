@@ -14,7 +14,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -32,6 +32,7 @@ PRIVATE_NAMES = frozenset(
 EXPOSED = ("X-Request-ID", "Retry-After")
 _USUAL_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(\d{1,5}))?", re.IGNORECASE)
+_LONGEST_LITERAL = 45  # characters of an address: of one of IPv6 that ends as one of IPv4
 _REALM = {"WWW-Authenticate": "Bearer"}
 _READING = ("GET", "HEAD", "OPTIONS")
 
@@ -186,6 +187,11 @@ def _plain(host: str) -> str:
 
 
 def _is_literal(name: str) -> bool:
+    return len(name) <= _LONGEST_LITERAL and _parses(name)
+
+
+@lru_cache(maxsize=256)  # clients ask for the same few hosts again and again
+def _parses(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from uuid import uuid4
+from secrets import token_hex
 
 import msgspec
 
@@ -162,7 +162,7 @@ def _request(
     )
     # The client may choose the request's id and use it twice; the engine's ids are ours.
     return Request(
-        id=uuid4().hex,
+        id=token_hex(16),
         prompt=prompt,
         params=params,
         salt=body.cache_salt or "",
