@@ -18,7 +18,6 @@ constexpr long CHUNK = 512;   // positions of one decoding sequence that a threa
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
 constexpr long TALL = 96;     // rows, a query head of a token each, that share what is made of a block of keys and values
 constexpr long TALLER = 384;  // the same where matrix units leave less to be shared
-constexpr long FEW = 16;      // new tokens of one sequence that are computed as decoding ones are, to the bit
 
 // The type of the cache. With PAIRS, rows are rounded to bfloat16, those of 8 bits where a prompt is looked at.
 enum Kind {
@@ -918,7 +917,7 @@ Tasks divide(const Attention& call) {
   for (long s = 0; s < call.sequences; s++) {
     const long tokens = call.query_start[s + 1] - call.query_start[s];
     for (long head = 0; head < call.kv_heads; head++) {
-      if (tokens <= FEW) divide_few(call, s, head, tasks, part);
+      if (tokens <= FEW_TOKENS) divide_few(call, s, head, tasks, part);
       else
         for (long first = (tokens - 1) / queries * queries; first >= 0; first -= queries)
           tasks.prompts.push_back({s, head, first, std::min(tokens, first + queries), -1, -1});  // long ones first

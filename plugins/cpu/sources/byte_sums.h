@@ -38,9 +38,9 @@ class Laid {
   const float* offsets() const { return offsets_.data(); }
 };
 
-// c[M][WIDTH] -= what groups have of each input, times the sums of these.
-template <int M>
-inline void subtract_some(const ByteRows& rows, long row, const float* offsets, float* c, long ldc) {
+// c[M][WIDTH] -= what groups have of each input, times the sums of these. Rows have `list`, `count` and `sums`, as ByteRows do.
+template <int M, class Rows>
+inline void subtract_some(const Rows& rows, long row, const float* offsets, float* c, long ldc) {
   vec totals[M][VECTORS];
   for (int i = 0; i < M; i++)
     for (int v = 0; v < VECTORS; v++) totals[i][v] = load(c + i * ldc + v * LANES);
@@ -55,7 +55,8 @@ inline void subtract_some(const ByteRows& rows, long row, const float* offsets, 
     for (int v = 0; v < VECTORS; v++) store(c + i * ldc + v * LANES, totals[i][v]);
 }
 
-inline void subtract_offsets(const ByteRows& rows, const float* offsets, float* c, long ldc) {
+template <class Rows>
+inline void subtract_offsets(const Rows& rows, const float* offsets, float* c, long ldc) {
   long row = 0;
   for (; row + 4 <= rows.count; row += 4) subtract_some<4>(rows, row, offsets, c + row * ldc, ldc);
   for (; row < rows.count; row++) subtract_some<1>(rows, row, offsets, c + row * ldc, ldc);

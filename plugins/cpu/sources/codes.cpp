@@ -13,6 +13,7 @@
 
 #include "bytes_by_units.h"
 #include "code_forms.h"
+#include "codes_by_blocks.h"
 #include "codes_by_bytes.h"
 #include "codes_by_units.h"
 #include "vectors.h"
@@ -232,10 +233,16 @@ struct Work {
     end = before + (p.m + block - 1) / block * groups;
   }
 
-  void make(long item, Rows& rows, ByteRows& byte_rows, UnitRows& unit_rows, Units& units) const {
+  void make(long item, Rows& rows, ByteRows& byte_rows, BlockRows& block_rows, UnitRows& unit_rows, Units& units) const {
     const long first = item / groups * block, count = std::min(block, p.m - first);
     const long panels = (s->rows + WIDTH - 1) / WIDTH;
     const long begun = item % groups * together, ended = std::min(begun + together, panels);
+    if (p.many && by_blocks(*s)) {
+      block_rows.take(p.x + first * p.x_step, p.x_step, count, *s);
+      for (long panel = begun; panel < ended; panel++)
+        part(panel, 1, first, count, [&](float* c, long) { multiply_by_blocks(units, block_rows, *s, panel, c); });
+      return;
+    }
     if (s->planes) {
       byte_rows.take(p.x + first * p.x_step, p.x_step, count, *s);
       const auto by_bytes = [&](float* c, long ldc) { multiply_by_bytes(units, byte_rows, *s, begun, ended - begun, c, ldc); };
@@ -286,6 +293,8 @@ void add(std::vector<Work>& works, const Product& p, const CodedWeight& w) {
 void make_all(const std::vector<Work>& works) {
   static thread_local ByteRows byte_rows;
   byte_rows.forget();
+  static thread_local BlockRows block_rows;
+  block_rows.forget();
   static thread_local UnitRows unit_rows;
   unit_rows.forget();
   static thread_local Units units;
@@ -294,7 +303,7 @@ void make_all(const std::vector<Work>& works) {
   for (long item = 0; item < works.back().end; item++) {
     const auto ends_after = [](long item, const Work& work) { return item < work.end; };
     const long i = std::upper_bound(works.begin(), works.end(), item, ends_after) - works.begin();
-    works[i].make(item - (i ? works[i - 1].end : 0), rows, byte_rows, unit_rows, units);
+    works[i].make(item - (i ? works[i - 1].end : 0), rows, byte_rows, block_rows, unit_rows, units);
   }
   units.release();
 }
@@ -308,7 +317,7 @@ Product plain(const Product& p, const Segment& s) {
 }  // namespace
 
 bool units_multiply(const CodedWeight& w) {
-  return std::any_of(w.segments, w.segments + w.count, [](const Segment& s) { return s.form != PLAIN && by_units(s); });
+  return std::any_of(w.segments, w.segments + w.count, [](const Segment& s) { return s.form != PLAIN && (by_units(s) || by_blocks(s)); });
 }
 
 void multiply_codes(const Product& p) {

@@ -3,10 +3,9 @@
 #include "codes_by_bytes.h"
 
 #include <algorithm>
-#include <cmath>
 
+#include "byte_rows.h"
 #include "byte_sums.h"
-#include "bytes.h"
 #include "bytes_by_units.h"
 #include "quad_forms.h"
 #include "vectors.h"
@@ -44,91 +43,7 @@ inline ivec dot(ivec sum, uvec codes, ivec x) {
 
 // --- rows -------------------------------------------------------------------------------------------------------
 
-// The largest whole number of so many bytes, each from -128 to 127. Three have room for what rounding to floats adds.
-template <int N>
-constexpr float LARGEST = N == 1 ? 127 : N == 2 ? 127 * 257 : 127 * 65536;
-
 enum Wanted { NOTHING, SUM, BYTE_SUMS };
-
-constexpr float SMALLEST = 0x1p-100f;  // spans of numbers below it are nothing: their scales would have no inverse
-
-inline ivec nearest(vec x) {
-#if defined(__AVX512F__)
-  return (ivec)_mm512_cvtps_epi32((__m512)x);
-#elif defined(__AVX__)
-  return (ivec)_mm256_cvtps_epi32((__m256)x);
-#else
-  return (ivec)(x + 12582912.0f) - 0x4b400000;
-#endif
-}
-
-inline int32_t whole_total(ivec v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_epi32((__m512i)v);
-#else
-  int32_t sum = 0;
-  for (int l = 0; l < LANES; l++) sum += v[l];
-  return sum;
-#endif
-}
-
-inline int32_t whole_highest(ivec v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_max_epi32((__m512i)v);
-#else
-  int32_t most = v[0];
-  for (int l = 1; l < LANES; l++) most = std::max(most, v[l]);
-  return most;
-#endif
-}
-
-// Bytes of inputs, of each eight first those of even numbers.
-inline void weave(const uint8_t* bytes, long n, uint8_t* out) {
-  long k = 0;
-#if defined(__SSSE3__)
-  const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-  for (; k + 16 <= n; k += 16)
-    _mm_storeu_si128((__m128i*)(out + k), _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)(bytes + k)), order));
-#endif
-  for (; k < n; k++) out[k / 8 * 8 + k % 2 * 4 + k % 8 / 2] = bytes[k];
-}
-
-constexpr int PARTS = BYTES_SPAN / LANES;  // vectors of a span
-
-struct Scale {
-  float value, inverse;  // NaN where a number is not finite, 0 where all are next to nothing
-};
-
-template <int N>
-inline Scale scale_of(const vec* x) {
-  ivec sizes = {};  // bits of magnitudes are in the order of these, those that are no numbers at the end
-  for (int k = 0; k < PARTS; k++) {
-    const ivec size = (ivec)x[k] & 0x7fffffff;
-    sizes = size > sizes ? size : sizes;
-  }
-  const int32_t bits = whole_highest(sizes);
-  float most;
-  memcpy(&most, &bits, sizeof most);
-  if (bits >= 0x7f800000) return {NAN, 0.0f};
-  return most < SMALLEST ? Scale{0.0f, 0.0f} : Scale{most / LARGEST<N>, LARGEST<N> / most};
-}
-
-// Numbers of N bytes, each of them by itself: [N][QUADS]. Gives the sums of each byte, if they are WANTED.
-template <int N, bool WANTED>
-inline void enter_bytes(ivec* whole, uint32_t* out, int32_t* sums) {
-  alignas(64) uint8_t bytes[BYTES_SPAN];
-  for (int p = 0; p < N; p++) {
-    ivec all = {};
-    for (int k = 0; k < PARTS; k++) {
-      const uint8s low = low_bytes((uvec)whole[k]);
-      memcpy(bytes + k * LANES, &low, sizeof low);
-      if (WANTED) all += whole[k] << 24 >> 24;
-      whole[k] = (whole[k] + 128) >> 8;
-    }
-    weave(bytes, BYTES_SPAN, (uint8_t*)(out + p * QUADS));
-    if (WANTED) sums[p] = whole_total(all);
-  }
-}
 
 // Numbers of three bytes as halves: [2][2][QUADS].
 inline void enter_halves(ivec* whole, uint32_t* out) {
@@ -189,25 +104,19 @@ void ByteRows::take_planes(const float* from, long step) {
 template <int N, bool HALVED, int WANTED>
 void ByteRows::take_spans(const float* from, long step) {
   const Segment& s = *of_;
-  alignas(64) float room[BYTES_SPAN];
   for (const auto& [number, group, first, n] : list)
     for (long i = 0; i < count; i++) {
-      const float* row = from + i * step;
       vec x[PARTS];
-      if (n < BYTES_SPAN || s.order) {
-        for (long k = 0; k < n; k++) room[k] = row[s.order ? s.order[first + k] : first + k];
-        std::fill(room + n, room + BYTES_SPAN, 0.0f);
-        memcpy(x, room, sizeof x);
-      } else memcpy(x, row + first, sizeof x);
+      read_span(from + i * step, s, first, n, x);
       const long at = number * count + i;
-      const Scale scale = scale_of<N>(x);
+      const Scale scale = scale_of<N>(x, PARTS);
       ivec whole[PARTS], all = {};
       for (int k = 0; k < PARTS; k++) whole[k] = nearest(x[k] * scale.inverse), all += whole[k];
       scales[at] = scale.value * (float)s.unit;
       if (WANTED != NOTHING) sums[at] = scale.value * (float)whole_total(all);
       int32_t byte_sums[N];
       if (HALVED) enter_halves(whole, words.data() + at * 4 * QUADS);
-      else enter_bytes<N, WANTED == BYTE_SUMS>(whole, words.data() + at * N * QUADS, byte_sums);
+      else enter_bytes<N, WANTED == BYTE_SUMS>(whole, words.data() + at * N * QUADS, QUADS, byte_sums);
       if (WANTED == BYTE_SUMS)
         for (int p = 0; p < N; p++) starts[at * N + p] = (int32_t)s.base * byte_sums[p];
     }

@@ -2,8 +2,8 @@
 // it, by rows in planes, and the sum of a span meets the numbers of its group outside of the units.
 //
 // An instruction takes as long for one row as for HEIGHT, and what comes out has to be read and added for each span, so
-// few rows are multiplied faster without the units. What decides is whether a token's sequence has one new token or more,
-// never how many rows there are.
+// few rows are multiplied faster without the units. What decides is how many new tokens a token's sequence has, never how many rows
+// there are.
 #pragma once
 
 #include <cstdint>

@@ -57,20 +57,20 @@ struct Buffers {
   }
 };
 
-// Neighbouring tokens that are all of prompts or all of sequences that decode.
+// Neighbouring tokens that are all of sequences that have many new ones, or all of others.
 struct Run {
   long first, end;
-  bool prompts;
+  bool many;
 };
 
 // A token's numbers shall not depend on who is beside it. So what multiplies it depends on its sequence alone: whether
-// that has one new token, or more.
-std::vector<Run> runs_of(const int64_t* query_start, long sequences) {
+// that has more new tokens than `few`.
+std::vector<Run> runs_of(const int64_t* query_start, long sequences, long few) {
   std::vector<Run> runs;
   for (long s = 0; s < sequences; s++) {
     long first = query_start[s], end = query_start[s + 1];
-    bool prompt = matrix_units() && end > first + 1;
-    if (runs.empty() || runs.back().prompts != prompt) runs.push_back({first, end, prompt});
+    bool many = matrix_units() && end > first + few;
+    if (runs.empty() || runs.back().many != many) runs.push_back({first, end, many});
     else runs.back().end = end;
   }
   return runs;
@@ -94,15 +94,18 @@ struct Frame {
   int64_t adapters;
 };
 
+// Codes are multiplied by drafts that are verified as by the tokens that they may become, to the bit. With weights of float32 that would
+// take too long.
 struct Step {
   Frame frame;
   long tokens, sequences;
-  std::vector<Run> runs, whole;
+  std::vector<Run> by_floats, by_codes, whole;
   Adapted* adapted;
 };
 
 Step step_of(const Frame& frame, long tokens, long sequences, Adapted* adapted) {
-  return {frame, tokens, sequences, runs_of(frame.query_start, sequences), {{0, tokens, false}}, adapted};
+  const auto runs = [&](long few) { return runs_of(frame.query_start, sequences, few); };
+  return {frame, tokens, sequences, runs(1), runs(FEW_TOKENS), {{0, tokens, false}}, adapted};
 }
 
 Attention attention_of(const Operation& o, const Buffers& b, const Step& step) {
@@ -142,15 +145,15 @@ void run(const Operation& o, const Buffers& b, const Step& step, long count) {
       const bool rounds = rounds_at_once((Weights)o.sizes[2], count, o.sizes[0]);
       if (low_rank) change.emplace(*low_rank, *step.adapted, x, x_step, rounds ? count : 0);
       // Weights that all rows are multiplied by in one way are read once.
-      const bool apart = o.sizes[2] == FLOAT32 || (o.sizes[2] == CODES && units_multiply(*(const CodedWeight*)o.addresses[0]));
-      const std::vector<Run>& runs = apart ? step.runs : step.whole;
+      const bool codes = o.sizes[2] == CODES && units_multiply(*(const CodedWeight*)o.addresses[0]);
+      const std::vector<Run>& runs = codes ? step.by_codes : o.sizes[2] == FLOAT32 ? step.by_floats : step.whole;
       const bool alone = change && runs.size() == 1;  // one product makes all rows, and adds what is changed
       for (const Run& r : runs) {
         const long first = std::max(r.first - b.first, 0L), end = std::min(r.end - b.first, count);
         if (first >= end) continue;
         multiply({x + first * x_step, x_step, (const void*)o.addresses[0], (Weights)o.sizes[2], (const float*)o.addresses[1],
                   start ? start + first * start_step : nullptr, start_step, out + first * out_step, out_step, end - first,
-                  o.sizes[0], o.sizes[1], r.prompts, alone ? &*change : nullptr});
+                  o.sizes[0], o.sizes[1], r.many, alone ? &*change : nullptr});
       }
       if (change && !alone) change->add(out, out_step);
       return;
@@ -350,16 +353,21 @@ void run_rows(const Drafting& d, const Frame& frame, const float* x, long rows) 
   layer.run_all();
 }
 
-// The step of the rows that are drafted by, each multiplied as it would be among all.
-Step step_of_lasts(const Drafting& d, const Step& all) {
-  Step found{all.frame, d.count, d.count, {}, {{0, d.count, false}}, nullptr};
-  auto run = all.runs.begin();
+// The runs of the rows that are drafted by.
+std::vector<Run> runs_of_lasts(const Drafting& d, const std::vector<Run>& all) {
+  std::vector<Run> found;
+  auto run = all.begin();
   for (long i = 0; i < d.count; i++) {
     while (run->end <= d.lasts[i]) run++;
-    if (found.runs.empty() || found.runs.back().prompts != run->prompts) found.runs.push_back({i, i + 1, run->prompts});
-    else found.runs.back().end = i + 1;
+    if (found.empty() || found.back().many != run->many) found.push_back({i, i + 1, run->many});
+    else found.back().end = i + 1;
   }
   return found;
+}
+
+// The step of these rows, each multiplied as it would be among all.
+Step step_of_lasts(const Drafting& d, const Step& all) {
+  return {all.frame, d.count, d.count, runs_of_lasts(d, all.by_floats), runs_of_lasts(d, all.by_codes), {{0, d.count, false}}, nullptr};
 }
 
 // The buffers that operations from one on read, and those before, or whoever calls, have made.

@@ -12,6 +12,8 @@ enum Weights : long { FLOAT32 = 0, BFLOAT16 = 1, BFLOAT16_ROUNDS = 2, CODES = 3 
 
 class Change;
 
+constexpr long FEW_TOKENS = 16;  // new tokens of one sequence that are attended, and meet codes, as decoding ones do, to the bit
+
 // out[m][outputs] = x[m][inputs] * w' + bias + start + change; bias, start and change may be missing. Rows of `many` may be
 // multiplied by other units than a few are, with sums in another order.
 struct Product {

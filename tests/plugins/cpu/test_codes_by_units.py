@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,11 @@ from maxserve.plugins.cpu import Config
 from maxserve.plugins.cpu.codes import CodePanels
 from maxserve.plugins.cpu.library import library_for
 from maxserve.plugins.cpu.linear import PanelMethod
+from maxserve.registry import Host
+from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.codes import CODES, random_codes
+from maxserve.testing.served import Served
+from maxserve.testing.tiny_configs import tiny_config
 
 pytestmark = pytest.mark.compiler
 
@@ -72,6 +78,83 @@ def test_whole_numbers_are_as_exact_as_float32_however_many_rows_there_are(kind:
     for rows in ROWS:
         for many in (False, True):
             assert torch.equal(made.multiply(x[-rows:], None, many=many), whole[-rows:])
+
+
+def signed_scales(codes: Codes) -> Codes:
+    """The same with scales that are also below 0, down to the least of a byte."""
+    scales = codes.scales.short() * 4 - 128
+    return replace(codes, scales=scales.clamp(-128, 127).to(torch.int8))
+
+
+def widest(codes: Codes) -> Codes:
+    """The same with the largest scales of a byte without a sign."""
+    return replace(codes, scales=255 - codes.scales)
+
+
+def permuted(codes: Codes) -> Codes:
+    return replace(codes, order=torch.randperm(codes.codes.shape[1]))
+
+
+BLOCKS: list[tuple[str, Callable[[Codes], Codes]]] = [
+    ("4 bits in blocks with offsets", lambda codes: codes),
+    ("4 bits in blocks with offsets", signed_scales),
+    ("4 bits in blocks with offsets", widest),
+    ("4 bits in blocks with offsets", permuted),
+    ("6 bits in blocks", lambda codes: codes),
+    ("3 bits in blocks", lambda codes: codes),
+]
+
+
+@pytest.mark.parametrize("inputs", [256, 768])
+@pytest.mark.parametrize("kind", range(len(BLOCKS)))
+def test_blocks_are_as_exact_as_float32_however_many_rows_there_are(kind: int, inputs: int) -> None:
+    name, changed = BLOCKS[kind]
+    codes = changed(random_codes(name, 70, inputs))
+    x = torch.randn(max(ROWS), inputs) * torch.logspace(-6, 3, max(ROWS))[:, None]
+    weight, made = codes.values(), panels(codes, "auto")
+    expected = x.double() @ weight.double().T
+    whole = made.multiply(x, None, many=True)
+    assert ((whole - expected).norm(dim=1) <= 2 * (x @ weight.T - expected).norm(dim=1)).all()
+    for rows in ROWS:
+        assert torch.equal(made.multiply(x[-rows:], None, many=True), whole[-rows:])
+    if library_for(Context()).ms_byte_units():
+        assert not torch.equal(whole, made.multiply(x, None)), "they are multiplied otherwise than a few"
+
+
+def test_the_largest_of_all_numbers_have_room() -> None:
+    """Sums of a block of codes of 8 bits, each of the largest size, with scales of that, too."""
+    levels = torch.arange(256.0) - 128
+    for code, scale, of in (
+        (0, 255, torch.uint8),
+        (255, 255, torch.uint8),
+        (0, -128, torch.int8),
+        (255, 127, torch.int8),
+    ):
+        codes = Codes(
+            codes=torch.full((40, 256), code, dtype=torch.uint8),
+            table=levels,
+            group=32,
+            scales=torch.full((40, 8), scale).to(of),
+            block=8,
+            block_scales=torch.ones(40, 1),
+        )
+        made, x = panels(codes, "auto"), torch.ones(20, 256)
+        x[1::2] = -1
+        expected = x.double() @ codes.values().double().T
+        torch.testing.assert_close(made.multiply(x, None, many=True).double(), expected, rtol=1e-6, atol=0)
+
+
+def test_drafts_meet_codes_as_decoding_does(plugin_host: Callable[..., Host], tmp_path: Path) -> None:
+    """To the bit, while prompts go block by block."""
+    config = tiny_config("LlamaForCausalLM", hidden_size=256, intermediate_size=512, architectures=["LlamaForCausalLM"])
+    model: Any = randomised(ArchitectureChecks.reference(config))
+    model.save_pretrained(tmp_path)
+    options: dict[str, Any] = {"quantization_encoding": "q4_k", "max_batch_input_tokens": 256}
+    prompts = [[3, 4, 5, 6] * 6, list(range(7, 40))]
+    expected = Served(tmp_path, plugin_host(), **options).answers(prompts, 40)
+    served = Served(tmp_path, plugin_host(), speculative_method="ngram", **options)
+    assert served.answers(prompts, 40) == expected, "tokens, and their log probabilities to the bit"
+    assert served.engine.stats().draft_tokens > 0
 
 
 @pytest.mark.parametrize("kind", COUNTED)
