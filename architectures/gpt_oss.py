@@ -16,7 +16,7 @@ from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.routing import top_k_softmax
 from maxserve.interfaces.cache import CacheLayer
 from maxserve.interfaces.step_context import StepContext
-from maxserve.loading import weight
+from maxserve.loading import Part, weight
 
 # What transformers' GptOssConfig has where config.json says nothing, as far as it is not what every family has.
 DEFAULTS: Mapping[str, Any] = {
@@ -65,6 +65,7 @@ class SinkAttention(Attention):
     def __init__(self, config: GptOssConfig, layer: int) -> None:
         super().__init__(config, layer)
         self.sinks = weight(config.heads)
+        self.shared_values = {"sinks": Part(config.heads, config.heads)}
 
     def forward(self, x: Tensor, step: StepContext) -> Tensor:
         rows: Tensor = self.qkv_proj(x).view(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from maxserve.architectures.layers.config import ModelConfig
-from maxserve.architectures.layers.norm import RMSNorm
+from maxserve.architectures.layers.norm import RMSNorm, heads_norm
 from maxserve.interfaces.step_context import StepContext
-from maxserve.loading import Linear, Part
+from maxserve.loading import Linear, Part, current_shard
 
 
 class Attention(nn.Module):
@@ -16,7 +16,7 @@ class Attention(nn.Module):
     Windows, scale and soft cap are the config's, and so is whether a layer has a rope.
     `qk_norm`: queries and keys are normed per head before they are rotated, by a norm of the kind `norm`. `clip`: no
     entry of queries, keys and values is larger than that, nor smaller than its negative. `inputs`: the width of what it
-    gets, where that is not the model's.
+    gets, where that is not the model's. `heads` and `kv_heads` are those that this rank has.
     """
 
     def __init__(
@@ -31,7 +31,8 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.layer = layer
-        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.heads, self.kv_heads = own_heads(config.heads, config.kv_heads)
+        self.head_dim = config.head_dim
         self.uses_rope = config.layer_ropes[layer] is not None
         self.clip = clip
         rows = config.heads + 2 * config.kv_heads
@@ -64,6 +65,12 @@ class Attention(nn.Module):
         return (step.apply_rope(q), step.apply_rope(k)) if self.uses_rope else (q, k)
 
 
+def own_heads(heads: int, kv_heads: int) -> tuple[int, int]:
+    """How many heads of queries, and of keys and values, the rank has that a model is built for."""
+    shard = current_shard()
+    return (heads, kv_heads) if shard is None else (shard.heads(heads), shard.kv_heads(kv_heads))
+
+
 def heads_of(heads: int, kv_heads: int, head_dim: int) -> dict[str, Part]:
     """The parts of fused queries, keys and values, whose heads stay whole."""
     return {
@@ -78,8 +85,8 @@ class WholeNormAttention(Attention):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
-        self.q_norm = RMSNorm(config.heads * config.head_dim, config.eps)
-        self.k_norm = RMSNorm(config.kv_heads * config.head_dim, config.eps)
+        self.q_norm = heads_norm(config.heads, config.head_dim, config.eps)
+        self.k_norm = heads_norm(config.kv_heads, config.head_dim, config.eps)
 
     def _rotate(self, rows: Tensor, step: StepContext) -> tuple[Tensor, Tensor]:
         assert self.q_norm is not None

@@ -11,7 +11,7 @@ from maxserve.architectures.layers.config import ModelConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.architectures.layers.rotary import LayerRotary, RotaryEmbedding
 from maxserve.interfaces.step_context import StepContext
-from maxserve.loading import Embedding, LayerStack, Linear
+from maxserve.loading import Embedding, LayerStack, Linear, current_shard
 
 
 class Decoder(nn.Module):
@@ -38,6 +38,7 @@ class DecoderModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.shard = current_shard()
         self.model = Decoder(config, self.Block, self.Norm)
         self.lm_head = Linear(config.dim, config.vocab_size, role="column")
         if config.tied:
@@ -71,4 +72,4 @@ class DecoderModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, dim] to [rows, vocab_size]."""
         out: Tensor = self.lm_head(hidden)
-        return out
+        return out if self.shard is None else self.shard.gather(out, self.config.vocab_size)

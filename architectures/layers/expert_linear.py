@@ -18,7 +18,7 @@ _ALIGNED = 8  # values of 16 bits in the 16 bytes that torch's grouped kernels w
 class ExpertLinear(Projection[PackedExperts | CodesExperts]):
     """Multiplies the rows of each expert by a weight of its own: [experts, outputs, inputs].
 
-    `role` and `parts` are those of each expert's.
+    `role` and `parts` are those of each expert's. What ranks give of a row is not summed here.
     """
 
     adapter_kind = "experts"
@@ -43,10 +43,10 @@ class ExpertLinear(Projection[PackedExperts | CodesExperts]):
 
     def _multiplied(self, x: Tensor, ends: Tensor) -> Tensor:
         if self.packed is not None:
-            return self.packed.multiply(x, ends, self.bias)
+            return self.packed.multiply(x, ends, self.own_bias)
         assert self.weight is not None, "neither the layer nor a method has the weights"
         product = grouped if _has_kernel(x, self.weight) else one_by_one
-        return product(x, self.weight, ends, self.bias)
+        return product(x, self.weight, ends, self.own_bias)
 
     def extra_repr(self) -> str:
         return f"{self.experts} x ({super().extra_repr()})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from maxserve.architectures.layers.attention import own_heads
 from maxserve.architectures.layers.indexer import Indexer
 from maxserve.architectures.layers.latent_config import LatentConfig
 from maxserve.architectures.layers.norm import RMSNorm
@@ -26,7 +27,7 @@ class HeadsFromLatent(Adaptable, nn.Module):
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
-        self.heads, self.nope_dim = config.heads, config.nope_dim
+        (self.heads, _), self.nope_dim = own_heads(config.heads, 1), config.nope_dim
         self.inputs, self.outputs = config.kv_rank, config.heads * (config.nope_dim + config.value_dim)
         self.role: Role = "column"
         self.parts = {"kv_b_proj": Part(self.outputs, config.heads)}
@@ -52,6 +53,7 @@ class LatentAttention(nn.Module):
     def __init__(self, config: LatentConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer
+        self.heads, _ = own_heads(config.heads, 1)
         q_size = config.heads * (config.nope_dim + config.rope_dim)
         heads = {"q_proj": Part(q_size, config.heads)}
         if config.q_rank is None:
@@ -89,7 +91,7 @@ class LatentAttention(nn.Module):
     def _queries(self, low: Tensor) -> Tensor:
         """[T, heads, nope_dim + rope_dim] of what they are made of, the hidden state or something lower."""
         out: Tensor = self.q_proj(low) if self.config.q_rank is None else self.q_b_proj(low)
-        return out.view(low.shape[0], self.config.heads, self.config.nope_dim + self.config.rope_dim)
+        return out.view(low.shape[0], self.heads, self.config.nope_dim + self.config.rope_dim)
 
     def _apply_rope(self, x: Tensor, step: StepContext) -> Tensor:
         return step.apply_rope(halves(x) if self.config.interleaved else x)

@@ -16,7 +16,7 @@ from maxserve.architectures.layers.mixture_config import MixtureConfig
 from maxserve.architectures.layers.mlp import ACTIVATIONS, gate_up_parts
 from maxserve.architectures.layers.routing import Choice
 from maxserve.interfaces.inputs import ExpertRows
-from maxserve.loading import Linear, Part
+from maxserve.loading import Linear, Part, current_shard
 
 
 class Experts(nn.Module):
@@ -43,6 +43,7 @@ class Experts(nn.Module):
         self.gate_up_proj = ExpertLinear(experts, dim, 2 * ffn_dim, bias=bias, role="column", parts=parts)
         self.down_proj = ExpertLinear(experts, ffn_dim, dim, bias=bias, role="row")
         self.experts, self.activation, self.weighs_input = experts, activation, weighs_input
+        self.shard = current_shard()
 
     def forward(self, x: Tensor, choice: Choice) -> Tensor:
         """[T, dim] to [T, dim]."""
@@ -57,7 +58,8 @@ class Experts(nn.Module):
         made = made.index_select(0, _inverse(order)).view(tokens, top_k, x.shape[1])
         if not self.weighs_input:
             made = made * choice.weights[..., None]
-        return made.sum(1).to(x.dtype)
+        out = made.sum(1).to(x.dtype)
+        return out if self.shard is None else self.shard.sum(out)
 
     def _adapted(self, tokens: Tensor, ends: Tensor) -> ExpertRows | None:
         """The rows, of these tokens and in the order of experts, that have an adapter."""

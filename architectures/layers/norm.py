@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maxserve.loading import weight
+from maxserve.loading import Part, Shard, current_shard, weight
 
 
 class RMSNorm(nn.Module):
@@ -18,6 +19,26 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class SharedRMSNorm(RMSNorm):
+    """An RMSNorm of several heads together, [..., heads * head_dim], of which this rank has some."""
+
+    def __init__(self, heads: int, head_dim: int, eps: float, shard: Shard) -> None:
+        super().__init__(heads * head_dim, eps)
+        self.shared_values = {"weight": Part(heads * head_dim, heads)}
+        self.shard = shard
+
+    def forward(self, x: Tensor) -> Tensor:
+        squares = self.shard.sum(x.float().square().sum(-1, keepdim=True))
+        mean = squares / (x.shape[-1] * self.shard.size)  # a head that several ranks have counts as often
+        return (x.float() * torch.rsqrt(mean + self.eps)).to(x.dtype) * self.weight
+
+
+def heads_norm(heads: int, head_dim: int, eps: float) -> RMSNorm:
+    """A norm of several heads together, for the rank that a model is built for."""
+    shard = current_shard()
+    return RMSNorm(heads * head_dim, eps) if shard is None else SharedRMSNorm(heads, head_dim, eps, shard)
 
 
 class OffsetRMSNorm(RMSNorm):

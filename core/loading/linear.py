@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maxserve.core.interfaces.linear import CodesLinear, PackedLinear, SupportsEmbedding
+from maxserve.core.loading.shard import Shard, current_shard
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter import ProjectionKind
@@ -67,8 +68,9 @@ class Projection(Adaptable, nn.Module, Generic[P]):
 
     How a weight is stored and multiplied is decided here: once a linear method stores it, `packed`, a P, has
     the weight and `weight` is gone. `role` and `parts`, the names and sizes of fused projections, say how ranks may
-    share it. `stack` are the axes before the outputs. Unless it is `roundable`, the operator cannot have the weight
-    rounded: what chooses experts is small, and near ties are decided by it.
+    share it, and `shard` which of them this is; sizes are those of the whole. `stack` are the axes before the outputs.
+    Unless it is `roundable`, the operator cannot have the weight rounded: what chooses experts is small, and near ties
+    are decided by it.
     """
 
     weight: nn.Parameter | None
@@ -89,6 +91,8 @@ class Projection(Adaptable, nn.Module, Generic[P]):
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
         self.role, self.parts = role, parts or {"": Part(outputs)}
+        self.shard: Shard | None = None if role == "replicated" else current_shard()
+        self.sums: Shard | None = self.shard if role == "row" else None  # what each rank gives is a part of a sum
         assert sum(part.size for part in self.parts.values()) == outputs, "parts make up the outputs"
         self.weight = weight(*stack, outputs, inputs)
         self.bias = weight(*stack, outputs) if bias else None
@@ -99,12 +103,20 @@ class Projection(Adaptable, nn.Module, Generic[P]):
         self.packed = packed
         self.weight = None
 
+    @property
+    def own_bias(self) -> nn.Parameter | None:
+        """The bias that is added here: where ranks are summed, one of them adds it."""
+        return self.bias if self.sums is None or self.sums.rank == 0 else None
+
     def extra_repr(self) -> str:
         return f"{self.inputs} -> {self.outputs}, bias={self.bias is not None}"
 
 
 class Linear(Projection[PackedLinear | CodesLinear]):
-    """Multiplies by a weight [outputs, inputs]. Every projection of every model is one of these."""
+    """Multiplies by a weight [outputs, inputs]. Every projection of every model is one of these.
+
+    A rank has some of the outputs of a column, and all of a row's, of which it gets some of the inputs.
+    """
 
     def __init__(
         self,
@@ -121,12 +133,16 @@ class Linear(Projection[PackedLinear | CodesLinear]):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        if self.packed is not None:
-            out = self.packed.multiply(x, self.bias)
-        else:
-            assert self.weight is not None, "neither the layer nor a method has the weight"
-            out = F.linear(x, self.weight, self.bias)
+        if self.sums is not None:
+            return self.sums.sum(self._multiplied(x, self.own_bias))
+        out = self._multiplied(x, self.bias)
         return out if self.correction is None else self.correction(x, out)
+
+    def _multiplied(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.packed is not None:
+            return self.packed.multiply(x, bias)
+        assert self.weight is not None, "neither the layer nor a method has the weight"
+        return F.linear(x, self.weight, bias)
 
 
 class ExactLinear(Linear):
@@ -146,7 +162,7 @@ class ExactLinear(Linear):
 class Embedding(Projection[SupportsEmbedding]):
     """Rows of a table [entries, dim], given in the type the model is built to compute in, whatever the table's own.
 
-    `role` "column": ranks may share the entries.
+    `role` "column": ranks may share the entries; each gives zeros for those of others, and they are summed.
 
     Where a projection has the same weight and its linear method can give rows of it, `packed` has the table and
     `weight` is gone.
@@ -160,8 +176,13 @@ class Embedding(Projection[SupportsEmbedding]):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., dim]."""
-        out = self._rows(ids)
+        out = self._rows(ids) if self.shard is None else self._shared_rows(ids, self.shard)
         return out if self.correction is None else self.correction(ids, out)
+
+    def _shared_rows(self, ids: Tensor, shard: Shard) -> Tensor:
+        first, stop = shard.of(self.outputs)
+        others = (ids < first) | (ids >= stop)
+        return shard.sum(self._rows((ids - first).masked_fill(others, 0)).masked_fill(others[..., None], 0))
 
     def _rows(self, ids: Tensor) -> Tensor:
         if self.packed is not None:

@@ -6,23 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.weights.weight_plan import Read
-from maxserve.weights import Part, Role
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """Rank `rank` of `size`."""
-
-    rank: int
-    size: int
-
-    def of(self, count: int) -> tuple[int, int]:
-        """The first of this rank's share of `count` things, and the one after its last."""
-        return self.rank * count // self.size, (self.rank + 1) * count // self.size
+from maxserve.weights import Part, Role, Shard
 
 
 @runtime_checkable
@@ -31,6 +20,13 @@ class Shared(Protocol):
 
     role: Role
     parts: Mapping[str, Part]
+
+
+@runtime_checkable
+class SharesValues(Protocol):
+    """A module with parameters [count] of which ranks have some each, as `shared_values` says by their names."""
+
+    shared_values: Mapping[str, Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +54,12 @@ class Layout:
             shape[-1] = self.inputs[1] - self.inputs[0]
         return tuple(shape)
 
+    def share(self, whole: Tensor) -> Tensor:
+        """The shard of a parameter."""
+        rows = [whole.narrow(self.axis, span.start, span.stop - span.start) for span in self.spans]
+        found = rows[0] if len(rows) == 1 else torch.cat(rows, dim=self.axis)
+        return found if self.inputs is None else found[..., slice(*self.inputs)]
+
     def cut(self, read: Read) -> Iterator[Read]:
         """What to take of a tensor that makes up a parameter or rows of it."""
         shape = (*read.shape[:-2], read.shape[-1], read.shape[-2]) if read.transposed else read.shape
@@ -79,7 +81,9 @@ def layouts(model: nn.Module, names: Iterable[str], shard: Shard) -> dict[str, L
     for name in names:
         path, _, own = name.rpartition(".")
         module = model.get_submodule(path)
-        if isinstance(module, Shared) and own in ("weight", "bias"):
+        if isinstance(module, SharesValues) and own in module.shared_values:
+            found[name] = Layout(axis=-1, spans=_spans({"": module.shared_values[own]}, name, shard))
+        elif isinstance(module, Shared) and own in ("weight", "bias"):
             layout = _layout(module, own, model.get_parameter(name).shape, name, shard)
             if layout is not None:
                 found[name] = layout

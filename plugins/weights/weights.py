@@ -31,7 +31,7 @@ from maxserve.interfaces.linear import (
 from maxserve.interfaces.progress import Progress
 from maxserve.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
 from maxserve.plugins.weights.rounded import RoundedExperts, RoundedLinear, may_be_rounded, rounded
-from maxserve.plugins.weights.shards import Shard, layouts
+from maxserve.plugins.weights.shards import layouts
 from maxserve.plugins.weights.weight_plan import Parameters, Read, plan_reads
 from maxserve.weights import (
     PLAIN_TYPES,
@@ -40,6 +40,7 @@ from maxserve.weights import (
     Linear,
     LinearStorage,
     OpenFiles,
+    Shard,
     open_files,
     tensor_of,
 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maxserve.core.loading.progress import NullProgress
     from maxserve.core.loading.quantization import held_size, rounding_to
     from maxserve.core.loading.resolve import resolve_checkpoint
+    from maxserve.core.loading.shard import Shard, current_shard, shared_by
     from maxserve.core.loading.stack import DraftChain, LayerStack
     from maxserve.core.loading.storage import LinearStorage
     from maxserve.core.loading.weight_files import OpenFiles, open_files, open_weights
@@ -61,7 +62,9 @@ __all__ = [
     "Part",
     "Projection",
     "Role",
+    "Shard",
     "activation_bytes",
+    "current_shard",
     "free_memory",
     "is_repository",
     "layer_pattern",
@@ -74,6 +77,7 @@ __all__ = [
     "read_optional_object",
     "read_value",
     "request_params",
+    "shared_by",
     "size_text",
     "unwrapped",
     "validate_ids",
@@ -113,6 +117,9 @@ __getattr__ = exports(
         "Part": "maxserve.core.loading.linear",
         "Projection": "maxserve.core.loading.linear",
         "Role": "maxserve.core.loading.linear",
+        "Shard": "maxserve.core.loading.shard",
+        "current_shard": "maxserve.core.loading.shard",
+        "shared_by": "maxserve.core.loading.shard",
         "activation_bytes": "maxserve.plugins.cache.memory_plan",
         "free_memory": "maxserve.plugins.cache.memory_plan",
         "is_repository": "maxserve.core.loading.location",

@@ -9,6 +9,7 @@ from maxserve._lazy import exports
 if TYPE_CHECKING:
     from maxserve.core.loading.linear import Embedding, Linear, Part, Projection, Role
     from maxserve.core.loading.quantization import Checkpoint, ReadsFile, Stored, StoredPart, stored_weights
+    from maxserve.core.loading.shard import Shard
     from maxserve.core.loading.storage import PLAIN_TYPES, LinearStorage
     from maxserve.core.loading.weight_files import OpenFiles, open_files, tensor_of
 
@@ -23,6 +24,7 @@ __all__ = [
     "Projection",
     "ReadsFile",
     "Role",
+    "Shard",
     "Stored",
     "StoredPart",
     "open_files",
@@ -43,6 +45,7 @@ __getattr__ = exports(
         "Projection": "maxserve.core.loading.linear",
         "ReadsFile": "maxserve.core.loading.quantization",
         "Role": "maxserve.core.loading.linear",
+        "Shard": "maxserve.core.loading.shard",
         "Stored": "maxserve.core.loading.quantization",
         "StoredPart": "maxserve.core.loading.quantization",
         "open_files": "maxserve.core.loading.weight_files",

@@ -15,10 +15,11 @@ from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.linear import Embedding, Linear, Part
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.quantization import quantization_of
+from maxserve.core.loading.shard import Shard
 from maxserve.core.loading.storage import LinearStorage
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.safetensors.files import SafetensorsFile
-from maxserve.plugins.weights.shards import Shard, Shared, layouts
+from maxserve.plugins.weights.shards import Shared, SharesValues, layouts
 from maxserve.plugins.weights.weights import load_weights
 from maxserve.testing.architecture import randomised
 from maxserve.testing.quantization import nibble_plugin, quantize_checkpoint
@@ -98,6 +99,8 @@ def test_shards_make_up_the_model(host: Any, name: str, ranks: int, tmp_path: Pa
         if isinstance(module, Shared):
             assert torch.equal(together(parameter, found, module, own), parameter), key
             split += found[0].shape != parameter.shape
+        elif isinstance(module, SharesValues) and own in module.shared_values:
+            assert torch.equal(torch.cat(found), parameter), key
         else:
             assert all(torch.equal(each, parameter) for each in found), key
     assert split >= 4 * 2, "attention and the feed-forward part of every layer are shared out"
