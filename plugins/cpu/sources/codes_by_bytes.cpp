@@ -61,6 +61,8 @@ inline void enter_halves(ivec* whole, uint32_t* out) {
 
 constexpr long FEW_BY_BYTES = 2;  // rows that are multiplied faster without matrix units
 
+constexpr long TALLEST_TILE = 16;  // rows of a tile at most
+
 constexpr long FEW_IN_HALVES = 5;  // rows whose bytes fit into one tile: codes then need not be there twice
 
 // What has to be known of rows besides: where codes count from a base that is not part of what the units multiply, sums begin with that.
@@ -84,7 +86,7 @@ void ByteRows::take(const float* from, long step, long rows, const Segment& s) {
   list.clear();
   spans(s, 1, BYTES_SPAN, [&](long number, long group, long first, long n) { list.push_back({number, group, first, n}); });
   const long many = list.size() * rows;
-  words.resize(many * (halved ? 4 : s.planes) * QUADS);
+  words.resize((many + TALLEST_TILE) * (halved ? 4 : s.planes) * QUADS);  // the last tile of a span is read to its end
   starts.assign(many * s.planes, 0), scales.resize(many), sums.resize(many);
   if (halved) return take_planes<3, true>(from, step);
   if (s.planes == 1) return take_planes<1, false>(from, step);
