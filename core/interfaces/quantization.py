@@ -46,8 +46,8 @@ class QuantizationFormat(Component):
     format, or, where there is a `match`, if `match(config)` says so of the content of config.json. `build` and `match`
     are called before anything of the model is loaded, in every process; they import no torch.
 
-    Where config.json has no "quantization_config", the content of a `config_file` beside it is that, with the name of
-    the format as its "quant_method".
+    Where config.json has no "quantization_config", what it has as `config_key` is that, or the content of a
+    `config_file` beside it, with the name of the format as its "quant_method".
 
     `rounds` are the values of `--quantization-encoding` that plain weights can be rounded to while they are loaded.
     What is built for that `Rounds`, and finds the value as the "encoding" of a "quantization_config" of its name;
@@ -58,6 +58,7 @@ class QuantizationFormat(Component):
     kind: ClassVar[str] = "quantization_format"
 
     match: Ref | None = None
+    config_key: str | None = None
     config_file: str | None = None
     rounds: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.model")
 
+_QUANTIZATION = "quantization_config"
+
 
 def resolve_model(
     model: Checkpoint,
@@ -87,7 +89,7 @@ def _weight_files(finder: _Finder, location: ModelLocation, folder: Path, config
     said_in = _said_in(folder, host)
     quantization_of(host, config, location.ref, said_in)  # what cannot be read is not fetched
     weights = finder.weights(location)
-    own = _with_quantization(config, finder.own_folder(weights))
+    own = _with_quantization(config, finder.own_folder(weights), host)
     config, said_in = own, said_in if own is config else "config.json"
     quantization = quantization_of(host, config, location.ref, said_in)
     format = None if quantization is None else quantization.format
@@ -271,7 +273,18 @@ def _read_config(folder: Path, ref: str, host: Host) -> dict[str, Any]:
         raise ModelError(f"{ref} has no config.json; a model in Hugging Face format is expected")
     config = read_object(folder / "config.json")
     check_limits(config)
-    return config if config.get("quantization_config") else config | _quantization_beside(folder, host)
+    return config | (_quantization_in(config, host) or _quantization_beside(folder, host))
+
+
+def _quantization_in(config: Mapping[str, Any], host: Host) -> dict[str, Any]:
+    """The quantization of the model that its config.json describes, in whatever words."""
+    if found := config.get(_QUANTIZATION):
+        return {_QUANTIZATION: found}
+    for entry in host.quantization_formats:
+        settings = config.get(entry.component.config_key or "")
+        if isinstance(settings, Mapping):
+            return {_QUANTIZATION: {**settings, "quant_method": entry.name}}
+    return {}
 
 
 def _quantization_beside(folder: Path, host: Host) -> dict[str, Any]:
@@ -279,24 +292,20 @@ def _quantization_beside(folder: Path, host: Host) -> dict[str, Any]:
     for entry in host.quantization_formats:
         name = entry.component.config_file
         if name is not None and (folder / name).is_file():
-            return {"quantization_config": {**read_object(folder / name), "quant_method": entry.name}}
+            return {_QUANTIZATION: {**read_object(folder / name), "quant_method": entry.name}}
     return {}
 
 
 def _said_in(folder: Path, host: Host) -> str:
     """The file that says how a checkpoint is quantized."""
     beside = (name for name in quantization_files(host) if (folder / name).is_file())
-    return (
-        "config.json" if read_object(folder / "config.json").get("quantization_config") else next(beside, "config.json")
-    )
+    return "config.json" if _quantization_in(read_object(folder / "config.json"), host) else next(beside, "config.json")
 
 
-def _with_quantization(config: dict[str, Any], own: Path | None) -> dict[str, Any]:
+def _with_quantization(config: dict[str, Any], own: Path | None, host: Host) -> dict[str, Any]:
     """The config with the quantization that the config in the folder `own`, of the weights themselves, says."""
-    if own is None:
-        return config
-    quantization = read_object(own / "config.json").get("quantization_config")
-    return config | {"quantization_config": quantization} if quantization else config
+    quantization = {} if own is None else _quantization_in(read_object(own / "config.json"), host)
+    return config | quantization if quantization else config
 
 
 def _validate_overrides(overrides: dict[str, Any], architecture: Architecture) -> None:

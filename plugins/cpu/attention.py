@@ -36,7 +36,10 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2, torch.int8
 ROUNDED = {torch.bfloat16: 3, torch.float8_e4m3fn: 5, torch.int8: 6}
 
 
-FEW, CHUNK = 16, 512  # as parts.h and attention.cpp have them: new tokens that are attended as decoding ones, and positions of a sum
+FEW, CHUNK = (
+    16,
+    512,
+)  # as parts.h and attention.cpp have them: new tokens that are attended as decoding ones, and positions of a sum
 MOST_SUMS = 4096  # for each head that are kept in a step until they are joined
 
 

@@ -29,6 +29,7 @@ def maxserve_quantization_formats() -> Iterable[QuantizationFormat]:
     yield QuantizationFormat(
         name="compressed-tensors",
         build="maxserve.plugins.quantization.compressed_tensors:CompressedTensors",
+        config_key="compression_config",
         summary="whole numbers of 2 to 8 bits, 8-bit floats, NVFP4 and MXFP4, as LLM Compressor writes them",
     )
     yield QuantizationFormat(

@@ -277,6 +277,17 @@ def test_families_are_served(
     same(serve(tmp_path, use_subgraphs=compiled, quantization_encoding=encoding), reference)
 
 
+def test_the_name_that_settings_had_at_first(made: Any, serve: Any, same: Any, tmp_path: Path) -> None:
+    def plain_but_projections(name: str, weight: Tensor) -> Any:
+        return pack(tuple(weight.shape)) if "_proj" in name else None  # type: ignore[arg-type]
+
+    reference = made(tmp_path, "LlamaForCausalLM", plain_but_projections, {}, {})
+    config = json.loads((tmp_path / "config.json").read_text()) | {"compression_config": settings(PACK, group())}
+    config["compression_config"]["quant_method"] = "sparseml"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    same(serve(tmp_path, use_subgraphs=False), reference)
+
+
 @pytest.mark.compiler
 def test_modules_are_held_in_several_ways(
     made: Any, serve: Any, same: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
