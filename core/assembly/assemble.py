@@ -167,7 +167,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     if groups and needs.layers:  # passes of a drafter go back to tokens that windows have passed
         log.warning("pages that the model's windows have passed are kept until their request ends, for the draft model")
         groups = ()
-    held = loader.held_encoding
+    held = loader.held_encoding(module)
     context = MemoryContext(
         sections=target.sections,
         settings=target.settings,

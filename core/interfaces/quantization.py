@@ -24,6 +24,7 @@ __all__ = [
     "LeavesOut",
     "NamesEncoding",
     "NamesEncodings",
+    "NamesRounded",
     "PlainCheckpoint",
     "QuantizationContext",
     "QuantizationFormat",
@@ -231,6 +232,15 @@ class Rounding(Protocol):
 
     def copied_bytes(self, model: torch.nn.Module, itemsize: int) -> int:
         """What rounded copies of shared tables take where they are stored as numbers."""
+        ...
+
+
+@runtime_checkable
+class NamesRounded(Rounding, Protocol):
+    """A Rounding that says what weights become of a size that its encoding has no blocks for."""
+
+    def encodings(self, model: torch.nn.Module) -> Mapping[str, int]:
+        """What is rounded, in bytes by encoding, of a model on the meta device."""
         ...
 
 

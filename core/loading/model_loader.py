@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +15,7 @@ from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.engine import EngineContext, EngineOptions
 from maxserve.core.interfaces.errors import SettingsError
 from maxserve.core.interfaces.linear import SupportsCodes
-from maxserve.core.interfaces.quantization import HasCodes
+from maxserve.core.interfaces.quantization import HasCodes, NamesRounded
 from maxserve.core.interfaces.tokenizer import TokenizerContext
 from maxserve.core.loading.architecture import read_spec, read_weight_map, rotary_changes
 from maxserve.core.loading.build import bound_positions, build_module, prepare, weight_bytes
@@ -154,15 +155,22 @@ class ModelLoader:
     def computation(self) -> Computation:
         """The types of weights and sums, and what multiplies."""
         found = self.chooser.computation(self._files.encoding, explicit=self._files.explicit_encoding)
-        held, compute = self._held_encoding(found), str(found.compute).removeprefix("torch.")
-        log.info("projections are held in %s and computed in %s", held, compute)
+        if not self._files.rounding:  # what that comes to has to be asked of the module
+            _say_held(self._held_encoding(found), found)
         return found
 
-    @cached_property
-    def held_encoding(self) -> str:
-        """What the weights of projections are held in: the codes of a quantized checkpoint or of rounded weights, where
-        the linear method takes them, else a type of numbers."""
-        return self._held_encoding(self.computation)
+    def held_encoding(self, module: torch.nn.Module) -> str:
+        """What the weights of a module's projections are held in: the codes of a quantized checkpoint or of rounded
+        weights, where the linear method takes them, else a type of numbers."""
+        computation, rounding = self.computation, self._rounding
+        if rounding is None:
+            return self._held_encoding(computation)
+        held = ""
+        if isinstance(rounding, NamesRounded) and isinstance(computation.linear_method, SupportsCodes):
+            held = shares_text(Counter(rounding.encodings(module)))
+        held = held or self._held_encoding(computation)
+        _say_held(held, computation)
+        return held
 
     def _held_encoding(self, computation: Computation) -> str:
         plain = str(computation.storage_dtype(self._files.encoding)).removeprefix("torch.")
@@ -313,3 +321,7 @@ class ModelLoader:
     def compile_layers(self, module: torch.nn.Module, attention: Attention) -> None:
         if self._model.use_subgraphs:
             self.chooser.compile_layers(module, attention, self.compute)
+
+
+def _say_held(held: str, computation: Computation) -> None:
+    log.info("projections are held in %s and computed in %s", held, str(computation.compute).removeprefix("torch."))

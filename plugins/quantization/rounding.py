@@ -19,7 +19,7 @@ from maxserve.loading import Embedding, held_size, may_be_rounded, size_text, we
 from maxserve.plugins.quantization.rounding_cache import RoundingCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -33,7 +33,7 @@ _LISTED = 5
 
 
 class WeightRounding:
-    """A Rounding, which says what it came to; what its cache has is not rounded again."""
+    """A Rounding that NamesRounded and says what it came to; what its cache has is not rounded again."""
 
     def __init__(self, context: RoundingContext) -> None:
         self.encoding, self.rounds = context.encoding, context.rounds
@@ -113,6 +113,13 @@ class WeightRounding:
     def copied_bytes(self, model: nn.Module, itemsize: int) -> int:
         tables = {id(module.weight) for module in model.modules() if isinstance(module, Embedding)}
         return sum(weight.numel() * itemsize for weight, _ in self._rounded(model) if id(weight) in tables)
+
+    def encodings(self, model: nn.Module) -> Mapping[str, int]:
+        sizes: Counter[str] = Counter()
+        for weight, tensors in self._rounded(model):
+            encoding = self.rounds.encoding_of(tensors) if isinstance(self.rounds, NamesEncodings) else self.encoding
+            sizes[encoding] += prod(weight.shape[:-2]) * sum(info.size for info in tensors.values())
+        return sizes
 
     def _rounded(self, model: nn.Module) -> Iterator[tuple[nn.Parameter, dict[str, TensorInfo]]]:
         """The weights of a model that are rounded, and the tensors that each [outputs, inputs] of them becomes."""

@@ -266,3 +266,23 @@ def test_the_log_names_what_weights_of_other_sizes_are_rounded_to(
         rounding.say()
     (size,) = re.findall(r"are rounded to q4_k and, of sizes without its blocks, to q5_0 \((\d+) %\): ", caplog.text)
     assert int(size) == round(100 * (4 * 3 * 22) / (3 * 144 + 4 * 3 * 22))
+
+
+@pytest.mark.compiler
+def test_what_sizes_without_blocks_become_is_named(
+    host: PluginHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Inputs of 256 make a block of q4_k, others are rounded to q5_0."""
+    model = tiny("LlamaForCausalLM", hidden_size=64, intermediate_size=256)
+    model.save_pretrained(tmp_path)
+    with caplog.at_level("INFO"):
+        Served(tmp_path, host, quantization_encoding="q4_k")
+    sizes = {"q5_0": 0.0, "q4_k": 0.0}
+    for each in model.modules():
+        if isinstance(each, torch.nn.Linear):
+            k = each.in_features % 256 == 0
+            sizes["q4_k" if k else "q5_0"] += each.weight.numel() * (144 / 256 if k else 22 / 32)
+    share = round(100 * sizes["q4_k"] / sum(sizes.values()))
+    held = f"q5_0 ({100 - share}%) and q4_k ({share}%)"
+    assert f"projections are held in {held} and computed in float32" in caplog.text
+    assert f"projections in {held}" in caplog.text
