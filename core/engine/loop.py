@@ -406,16 +406,15 @@ class Engine:
         """A policy that fails keeps what it planned until then; requests are served all the same, if unfairly."""
         self._resume = None
         try:
-            view = StepView(self._queues, self._cache, self._counters.steps)
-            self._consult_policy(view, plan)
+            self._consult_policy(plan)
         except Exception:
             if not self._policy_failed:
                 log.exception("scheduler %r failed; this is logged once", self._parts.policy_name)
             self._policy_failed = True
         self._queues.joined.clear()
 
-    def _consult_policy(self, view: StepView, plan: StepPlan) -> None:
-        self._parts.policy.plan(view, plan)
+    def _consult_policy(self, plan: StepPlan) -> None:
+        self._parts.policy.plan(StepView(self._queues, self._cache, self._counters.steps), plan)
         if self._idle_until is not None and not plan.entries:
             until = self._idle_until()
             self._resume = until if until is not None and until > time.monotonic() else None
@@ -428,11 +427,8 @@ class Engine:
                 self._parts.policy_name,
                 self._idle_plans,
             )
-            self._run_oldest(plan)
-
-    def _run_oldest(self, plan: StepPlan) -> None:
-        oldest = next(iter((*self._queues.running.values(), *self._queues.prompts())))
-        plan.add(oldest.view, oldest.length, whole=not self._limits.chunked_prefill)
+            oldest = next(iter((*self._queues.running.values(), *self._queues.prompts())))
+            plan.add(oldest.view, oldest.length, whole=not self._limits.chunked_prefill)
 
     def _settle(self, plan: StepPlan) -> None:
         """Puts the preempted back in line (the oldest of them first), ends those that failed, and notes what new rows
