@@ -91,16 +91,16 @@ async def _streamed(plan: ResponsePlan, encoder: StreamEncoder, meter: Meter) ->
 
 
 async def _events(plan: ResponsePlan, encoder: StreamEncoder, meter: Meter) -> AsyncGenerator[bytes, None]:
-    """The events of a stream; the first item comes with the first delta, even if that has no event."""
+    """The events of a stream, those of a delta in one item; the first comes with the first delta, even if that has no
+    event."""
     opened = False
     async with aclosing(plan.generation.deltas) as deltas:
         async for index, delta in deltas:
             meter.add(index, delta)
-            if not opened:
-                opened = True
-                yield encoder.opening()
-            if data := encoder.delta(index, delta):
-                yield data
+            data = encoder.delta(index, delta) if opened else encoder.opening() + encoder.delta(index, delta)
             if delta.finish is not None:
-                yield encoder.closing(index, delta)
+                data += encoder.closing(index, delta)
+            if data or not opened:
+                yield data
+            opened = True
     yield encoder.ending()
