@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maxserve.engine")
 
-LEARNED = 4  # steps after which there is nothing to draft, one of which says what steps take
-LEARNED_AHEAD = 8  # the same where the next step waits for the tokens of that one
+LEARNED = 16  # steps after which there is nothing to draft, one of which says what steps take
 QUIET = 2  # steps in a row without drafts after which the next are taken to have none
 PROBS_TOLERANCE = 1e-2  # of the sum of a distribution that a drafter gives: half precision rounds
 
@@ -95,22 +94,22 @@ class Drafting:
         self._foreseeing = lengths if isinstance(lengths, ForeseesDrafts) else None
         self._complaint: str | None = None
         self._any_forced = False  # drafts so far
-        self._slept = 0  # steps after which there was nothing to draft
+        self._slept = 0  # steps since the last that was looked at, after which there was nothing to draft
+        self._learned = LEARNED
         self._quiet = 0  # calls in a row in which no drafts were wanted
 
     def sleeps(self, in_flight: InFlightStep) -> bool:
-        """Whether there is nothing to draft after a step, and so no `propose`.
+        """Whether there is nothing to draft after a step, as far as can be known before its tokens are.
 
-        What such steps take is learned of one of some.
+        Neither drafts that were verified, nor a grammar, nor the drafter have a say in the next one then. `end` is
+        called, and not `propose`. What such steps take is learned of one of some.
         """
-        return self._nothing_follows(in_flight) and self._rests(in_flight) and self._count_sleep(LEARNED)
-
-    def sleeps_ahead(self, in_flight: InFlightStep) -> bool:
-        """The same before its tokens are known; `end` is called instead of `propose`."""
-        quiet = not self._follows and self._quiet >= QUIET and not in_flight.prompt_tokens
-        return (
-            self._nothing_follows(in_flight) and (quiet or self._rests(in_flight)) and self._count_sleep(LEARNED_AHEAD)
-        )
+        if self._slept >= self._learned - 1 or in_flight.prompt_tokens or in_flight.step.drafts is not None:
+            return False
+        quiet = self._rests(in_flight) or (not self._follows and self._quiet >= QUIET)
+        asleep = quiet and not in_flight.step.ledger.needs_check[in_flight.slots].any()
+        self._slept += asleep
+        return asleep
 
     def propose(self, in_flight: InFlightStep, pipeline: Pipeline, builder: InputsBuilder, seconds: float) -> None:
         """Has drafts proposed for the next step of those who have drawn and live on; the last one took `seconds`."""
@@ -130,24 +129,23 @@ class Drafting:
         ):
             if most is not None:
                 wanted = self._wanted(in_flight, most)
-            any_wanted = bool(wanted.any())
             caught_up: list[float] = []  # seconds
             draw = DraftDraw(pipeline, step.sequences, wanted, self._vocab_size)
             asked = self._draft_step(in_flight, pipeline, builder, wanted, draw, caught_up.append)
             found = self._ask(asked)
             draw.close()
-            proposed = self._enter(step, wanted, found, draw) if any_wanted else wanted
+            proposed = self._enter(step, wanted, found, draw) if wanted.any() else wanted
             if lengths is not None and run is not None and self._is_price(run, wanted):
                 seconds = time.perf_counter() - begun - sum(caught_up)
                 self._tell(lengths, run, step.slots, wanted, proposed, seconds)
-        self._quiet = 0 if wanted.any() else self._quiet + 1
+        self._quiet, self._slept = 0 if wanted.any() else self._quiet + 1, 0
         for sequence, tokens in forced:
             _put_first(sequence, tokens)
 
     def end(self, in_flight: InFlightStep, pipeline: Pipeline, builder: InputsBuilder) -> None:
         """Says which sequences are over after a step of which nothing was asked, to a drafter that is to hear of it."""
         step = in_flight.step
-        if not self._follows and not step.ledger.alive[step.slots].all():
+        if not self._follows and not step.ledger.alive[step.slots].all() and not self._rests(in_flight):
             wanted = np.zeros(step.size, dtype=np.int64)
             draw = DraftDraw(pipeline, step.sequences, wanted, self._vocab_size)
             self._ask(self._draft_step(in_flight, pipeline, builder, wanted, draw))
@@ -192,18 +190,9 @@ class Drafting:
         """Whether the drafter says that it need not see the step."""
         return self._resting is not None and not in_flight.prompt_tokens and self._resting.rests
 
-    def _nothing_follows(self, in_flight: InFlightStep) -> bool:
-        """Whether neither drafts that were verified nor a grammar have a say in the next step."""
-        needs_check = in_flight.step.ledger.needs_check
-        return in_flight.step.drafts is None and not needs_check[in_flight.slots].any()
-
-    def _count_sleep(self, learned: int) -> bool:
-        self._slept = (self._slept + 1) % learned
-        return self._slept != 0
-
     def _foresees(self, in_flight: InFlightStep, any_wanted: bool) -> bool:
         """Whether texts will have drafts, as far as can be known: those that go on, and any that begin in the step."""
-        if self._foreseeing is None or (any_wanted and not in_flight.prompt_tokens):
+        if self._foreseeing is None or not self._follows or (any_wanted and not in_flight.prompt_tokens):
             return True
         try:
             return self._foreseeing.foresees(in_flight.step.size)
@@ -230,6 +219,7 @@ class Drafting:
             prompts=in_flight.prompt_tokens > 0,
             sequences=in_flight.drawing,
             slots=in_flight.slots,
+            steps=1 + self._slept,
         )
         if in_flight.step.drafts is not None:
             run.tried, run.stood = in_flight.verified()
@@ -288,8 +278,10 @@ class Drafting:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Steps have no drafts meanwhile: how long they take by their rows is learned."""
+        self._learned = 1
         with nullcontext() if self._lengths is None else self._lengths.measuring():
             yield
+        self._learned = LEARNED
 
     @property
     def adapts(self) -> bool:

@@ -262,9 +262,12 @@ class Engine:
             in_flight.error = error
             return self._complete(in_flight)
         outputs = self._complete(in_flight)
-        if self._drafting is not None and not self._drafting.sleeps(in_flight):
+        if self._drafting is not None:
             whole = between + time.perf_counter() - begun  # what more tokens a step make fewer of
-            self._drafting.propose(in_flight, pipeline, self._parts.builder, whole)
+            if not self._drafting.sleeps(in_flight):
+                self._drafting.propose(in_flight, pipeline, self._parts.builder, whole)
+            elif self._emitter.ended:
+                self._drafting.end(in_flight, pipeline, self._parts.builder)
             seconds = time.perf_counter() - begun  # who decodes waits for the drafter, too
         self._learn(in_flight, seconds)
         self._ended = time.perf_counter() if self._working else None
@@ -282,7 +285,7 @@ class Engine:
             except Exception as error:
                 completing.error = error
         outputs: list[Output] = []
-        if completing is not None and self._drafting is not None and not self._drafting.sleeps_ahead(completing):
+        if completing is not None and self._drafting is not None and not self._drafting.sleeps(completing):
             outputs, self._in_flight = self._finish(overlap, completing, asks=True), None
         before, begun = self._in_flight, time.perf_counter()
         plan, _ = self._plan()

@@ -48,7 +48,7 @@ class Step:
             self.slots = np.array([s.slot for s in sequences], dtype=np.int64)
         self.starts = ledger.computed[self.slots]
         self.stops = self.starts + counts
-        self.drafts = self._drafts() if drafting else None
+        self.drafts = self._drafts() if drafting and not one_each else None
         self._find_draws(one_each=one_each)
 
     def _drafts(self) -> NDArray[np.int64] | None:

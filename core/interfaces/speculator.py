@@ -387,6 +387,7 @@ class DraftedStep:
     The sequences that drew are `sequences` [B]; `slots` [B] are their numbers, each one's own until it is over, and the
     same array as in the step before where these drew, too. Each had `tried` drafts [B], of which `stood` [B] stood;
     None where there were none, as in a step that computes tokens of `prompts`. Drafts that had to stand do not count.
+    It is the last of so many `steps`; the others, after which none had drafts to expect, are not told of.
     """
 
     rows: int
@@ -396,6 +397,7 @@ class DraftedStep:
     slots: NDArray[np.int64]
     tried: NDArray[np.int64] | None = None
     stood: NDArray[np.int64] | None = None
+    steps: int = 1
 
 
 class DraftLengths(Protocol):

@@ -52,10 +52,15 @@ MANY = 0.25  # part of the sequences that are new when a decision for no drafts 
 TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
 DEEP = 2  # of so many trials, one has as many drafts as promise most; of a few sequences, at first, all there can be
 TRIALS = 0.01  # part of the time that trials may take
+IN_VAIN = (
+    8  # trials in a row in which no draft stood, for which the next may take that much longer to come: once as long
+)
+RARER = 4.0  # times as long, at most
 GIVEN_BACK = 0.5  # part of what a trial gains that may be taken for others: where drafts stand, more is worth knowing
 PLAIN = 64  # most steps with drafts after which one has none
 FARTHER = 8  # sizes beyond those that are known to take less, of which that is not believed
 PAIRS = 15  # of a step with drafts and one without, next to each other, of which the median counts
+DEAREST = 2.0  # times what a trial was taken to cost, which it may cost more: machines are busy elsewhere, too
 TAKES = 0.25  # part of a step that a trial takes at least: times are not exact
 
 
@@ -250,6 +255,8 @@ class AdaptiveLengths:
         self._trials: dict[int, int] = {}  # by sequences: the first trials, which need no time to be left for them
         self._missed = 0.0  # seconds that a trial would have taken when there were not as many for it
         self._tried = 0.0  # seconds that the trial which runs is taken to cost
+        self._in_vain = 0  # steps with drafts in a row, none of which stood
+        self._asked = 0.0  # seconds that it took to ask for the last drafts
         self._promising = 0  # most drafts of a sequence that a decision found best, worth it or not
         self._deeper = False  # the step after one without drafts has more than are known to be worth it
         self._before: DraftedStep | None = None
@@ -269,26 +276,34 @@ class AdaptiveLengths:
     def _learn(self, step: DraftedStep) -> None:
         """Notes what a step took, and which drafts stood in it."""
         tried, stood = step.tried, step.stood
-        if not step.prompts:
+        if step.prompts:
+            self._tried = 0.0  # what it took is not known
+        else:
             if tried is None:
                 self._cost.add(step.rows, step.seconds)
-            self._allowed = min(self._allowed + TRIALS * step.seconds + self._gained(step), step.seconds)
+            part = TRIALS / min(1.0 + self._in_vain / IN_VAIN, RARER)
+            self._allowed = min(self._allowed + part * step.steps * step.seconds + self._settled(step), step.seconds)
             self._latest = step.seconds
         if not self._measuring:
             self._learn_pair(step)
         if tried is None or stood is None or self._measuring:
             return
+        self._in_vain = 0 if stood.any() else self._in_vain + 1
         had = tried > 0  # others may be new, and not entered yet
         looked_at = np.minimum(stood + 1, tried)  # none counts behind the first that did not stand
         self._record.add(step.slots[had], Record.STOOD, stood[had], Record.LOOKED_AT, looked_at[had])
 
-    def _gained(self, step: DraftedStep) -> float:
-        """Seconds that are given back for a trial: of what its tokens would have taken without drafts."""
-        tried, self._tried = self._tried, 0.0
-        if step.tried is None or step.stood is None or not tried:
+    def _settled(self, step: DraftedStep) -> float:
+        """Seconds that are given back for a trial, of what its tokens would have taken; less those it was dearer by."""
+        takes, self._tried = self._tried, 0.0
+        if not takes:
             return 0.0
         alone = self._cost.seconds(np.array([len(step.slots)], dtype=np.float64)).item()
-        return min(tried, alone * float(step.stood.mean())) * GIVEN_BACK
+        took, saved = self._asked, 0.0
+        if step.tried is not None and step.stood is not None:
+            took += max(step.seconds - alone, 0.0)
+            saved = alone * float(step.stood.mean())
+        return min(takes, saved) * GIVEN_BACK - min(max(took - takes, 0.0), DEAREST * takes)
 
     def _learn_pair(self, step: DraftedStep) -> None:
         """Notes what a step with drafts took beside one without that came before it or after: the machine was alike."""
@@ -311,7 +326,8 @@ class AdaptiveLengths:
         following = self._seconds_of_following(np.array([step.rows], dtype=np.float64)).item()
         asked = wanted > 0
         asking = self._asking.setdefault(SIZES[_nearest(int(asked.sum()))], {})
-        asking.setdefault(int(wanted.max()), Lately()).add(max(seconds - following, LEAST * seconds))
+        self._asked = max(seconds - following, LEAST * seconds)
+        asking.setdefault(int(wanted.max()), Lately()).add(self._asked)
         self._record.add(
             slots[asked],
             Record.PROPOSED,
@@ -325,7 +341,7 @@ class AdaptiveLengths:
         slots = step.slots
         if self._measuring or not len(slots):
             return None
-        self._holds -= 1
+        self._holds -= step.steps
         if slots is not self._for:
             self._fresh += self._record.enter(step.sequences, slots)
         if self._holds <= 0 or self._fresh > (0 if self._any else MANY * len(slots)):
@@ -445,6 +461,9 @@ class AdaptiveLengths:
     def _taken(self, shares: Floats, proposed: Floats, gain: float) -> Ints:
         """How many drafts of each sequence are worth it: the likeliest of all, as long as speed grows with them."""
         sequences, most = len(shares), self._most
+        if shares.sum() <= (gain - 1) * (1 - shares.max()) * sequences:  # even if steps with drafts took no longer
+            self._promising = 1
+            return np.zeros(sequences, dtype=np.int64)
         stands = np.where(proposed[:, None] < SELDOM, 0.0, shares[:, None] ** self._depths)
         order = np.argsort(-stands, axis=None, kind="stable")
         there = proposed[order // most]

@@ -6,6 +6,7 @@ import logging
 import random
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from maxserve.core.engine.drafting import LEARNED
 from maxserve.core.engine.draw import Stage
 from maxserve.core.engine.loop import Engine
 from maxserve.core.engine.overlap import Overlap, StreamQueue, ThreadQueue
@@ -415,6 +417,31 @@ def test_where_nothing_is_drafted_steps_are_launched_ahead(
     assert answers(run, engine) == expected
     assert engine.stats().draft_tokens > 0
     assert not any(ahead[2:])
+
+
+def test_of_steps_that_have_no_drafts_one_of_some_is_told_of(
+    make_engine: Callable[..., Engine], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says how many they were; all are told of one by one while times are measured."""
+    told: list[int] = []
+    engine = make_engine(drafter=ScriptedDrafter(lambda sequence, wanted: [0] * wanted))
+    drafting = engine._drafting
+    assert drafting is not None
+    choose = SimpleNamespace(
+        choose=lambda step: told.append(step.steps), learn_drafter=lambda *told: None, measuring=nullcontext
+    )
+    monkeypatch.setattr(drafting, "_follows", False)
+    monkeypatch.setattr(drafting, "_lengths", choose)
+    engine.add(Request(id="text", prompt=(1, 2, 3), params=greedy(max_tokens=80, ignore_eos=True)))
+    run(engine)
+    assert 80 - LEARNED < sum(told) <= engine.stats().steps
+    assert len(told) <= 3 + 80 / LEARNED
+    told.clear()
+    with drafting.measuring():
+        engine.add(Request(id="measured", prompt=(1, 2, 3), params=greedy(max_tokens=80, ignore_eos=True)))
+        run(engine)
+    assert told[1:] == [1] * (len(told) - 1)
+    assert len(told) >= 80
 
 
 def sampled(**params: Any) -> SamplingParams:

@@ -196,6 +196,39 @@ def test_a_text_that_becomes_easy_is_found() -> None:
     assert simulated.speed(1280) > 1.5
 
 
+def test_drafts_that_never_stood_are_tried_ever_more_seldom() -> None:
+    simulated = Simulated([0.0], base=1.0, slope=0.2)
+    simulated.speed(1000)
+    simulated.tokens, simulated.seconds, simulated.asked = 0, 0.0, 0
+    assert simulated.speed(4000) > 0.995
+    assert simulated.asked > 10
+
+
+def test_steps_that_were_not_told_of_count_for_trials() -> None:
+    told, counted = (Simulated([0.0] * 4, base=1.0, slope=0.2) for _ in range(2))
+    for simulated, steps in ((told, 1), (counted, 16)):
+        simulated.speed(200)
+        simulated.lengths._allowed = 0.0
+        run = simulated.run(None, None, 4)
+        run.steps = steps
+        for _ in range(16 // steps):
+            simulated.lengths._learn(run)
+    assert counted.lengths._allowed == pytest.approx(told.lengths._allowed)
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(1.5, 0.4), (2.0, -0.1), (9.0, -0.5)])
+def test_a_trial_that_took_longer_than_was_thought_is_paid(seconds: float, left: float) -> None:
+    """But for what is more than three times as long: something else was in the way."""
+    simulated = Simulated([0.0], base=1.0, slope=0.0)
+    lengths = simulated.lengths
+    lengths._record.enter(simulated.sequences, simulated.slots)
+    lengths._allowed, lengths._tried, lengths._asked = 0.5, 0.5, 0.1
+    run = simulated.run(np.array([2]), np.array([0]), 3)
+    run.seconds = seconds
+    lengths._learn(run)
+    assert lengths._allowed == pytest.approx(left, abs=0.02 * seconds)
+
+
 def test_a_drafter_that_proposes_nothing_is_hardly_asked() -> None:
     simulated = Simulated([0.9] * 8, base=1.0, slope=0.02, asking=0.1, proposed=0.0)
     assert simulated.speed() > 0.98
