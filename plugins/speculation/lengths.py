@@ -52,10 +52,8 @@ MANY = 0.25  # part of the sequences that are new when a decision for no drafts 
 TRIAL = 2  # drafts of a sequence alone that are tried where none are worth it; one of each where there are several
 DEEP = 2  # of so many trials, one has as many drafts as promise most; of a few sequences, at first, all there can be
 TRIALS = 0.01  # part of the time that trials may take
-IN_VAIN = (
-    8  # trials in a row in which no draft stood, for which the next may take that much longer to come: once as long
-)
-RARER = 4.0  # times as long, at most
+IN_VAIN = 8  # trials in a row in which no draft stood, after which the next comes as much later as it would have come
+RARER = 4.0  # times later, at most
 GIVEN_BACK = 0.5  # part of what a trial gains that may be taken for others: where drafts stand, more is worth knowing
 PLAIN = 64  # most steps with drafts after which one has none
 FARTHER = 8  # sizes beyond those that are known to take less, of which that is not believed

@@ -22,11 +22,9 @@ constexpr int ROW_PLANES = 3, CODE_PLANES = 2, PLACES = 4;
 
 inline long block_inputs(const Segment& s) { return s.group * s.block; }
 
-bool wanted_sums(const Segment& s) { return Laid::has_offsets(s); }
-
 bool alike(const Segment& a, const Segment& b) {
   return a.order == b.order && a.group == b.group && a.block == b.block && a.inputs == b.inputs && a.unit == b.unit &&
-         wanted_sums(a) == wanted_sums(b);
+         Laid::has_offsets(a) == Laid::has_offsets(b);
 }
 
 // --- codes ------------------------------------------------------------------------------------------------------
@@ -185,7 +183,7 @@ void BlockRows::take_block(const float* row, long block, long i) {
   const Scale scale = scale_of<ROW_PLANES>(x, spans * PARTS);
   scales[block * count + i] = scale.value * (float)s.unit;
   for (long k = 0; k < spans * PARTS; k++) whole[k] = nearest(x[k] * scale.inverse);
-  if (wanted_sums(s)) {
+  if (Laid::has_offsets(s)) {
     const long each = list.size() / (s.inputs / block_inputs(s));
     for (long n = block * each; n < (block + 1) * each; n++) {
       ivec all = {};
@@ -207,7 +205,7 @@ void multiply_by_blocks(Units& units, BlockRows& rows, const Segment& s, long pa
     if (s.scales.kind == SIGNED) multiply_panel<true>(f, rows, s, panel, c);
     else multiply_panel<false>(f, rows, s, panel, c);
   });
-  if (!wanted_sums(s)) return;
+  if (!Laid::has_offsets(s)) return;
   laid.take(s, panel);
   subtract_offsets(rows, laid.offsets(), c, WIDTH);
 }
