@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from maxserve.core.assembly.caches import (
 from maxserve.core.assembly.compilers import Compilers, preferred_backend
 from maxserve.core.assembly.no_adapters import no_adapters
 from maxserve.core.assembly.params import ParamsReader, request_params
+from maxserve.core.assembly.ranks import validate_no_adapters, validate_shared
 from maxserve.core.assembly.speculators import build_drafting, choose_speculator, draft_needs
 from maxserve.core.assembly.strategy import choose_groups, choose_strategy
 from maxserve.core.assembly.target import Loaded, Target
@@ -57,14 +59,17 @@ if TYPE_CHECKING:
     from maxserve.core.engine.drafting import Drafting
     from maxserve.core.engine.overlap import DeviceQueue
     from maxserve.core.interfaces.attention import Attention
+    from maxserve.core.interfaces.cache import CacheLayer
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.images import ImagesOfSteps
     from maxserve.core.interfaces.memory import PlannedMemory
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.interfaces.runner import Runner
     from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
+    from maxserve.core.loading.shard import Shard
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
+    from maxserve.core.runtime.ranks import RankGroup
 
 log = logging.getLogger("maxserve.engine")
 
@@ -74,26 +79,21 @@ MIXED_STEP_CPU, MIXED_STEP = 200, 50  # milliseconds of a step that runs prompts
 
 def build(context: OwnContext) -> Engine:
     """As the engine's declaration asks it."""
-    return build_engine(context.settings, context.host, context.files, progress=context.progress)
+    return build_engine(context.settings, context.host, context.files, progress=context.progress, group=context.group)
 
 
-def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress: Progress) -> Engine:
-    """An engine that is ready to serve: weights loaded, memory planned and taken, one request run to warm up."""
-    _check_empty_batches(settings, host, files)
-    loader = ModelLoader(settings, host, files, progress)
-    _check_overlap(settings, loader.device)
-    target = Target(
-        settings=settings,
-        host=host,
-        loader=loader,
-        strategy=choose_strategy(settings, host, files.architecture),
-        scheduler=host.schedulers.get(settings.scheduling.scheduler),
-        speculator=choose_speculator(settings, host),
-    )
-    loaded = _load(target, files, loader)
+def build_engine(
+    settings: Settings, host: Host, files: ModelFiles, *, progress: Progress, group: RankGroup | None = None
+) -> Engine:
+    """An engine that is ready to serve: weights loaded, memory planned and taken, one request run to warm up.
+
+    With a `group`, it is that of the first rank, and the others must be built meanwhile.
+    """
+    target = _target(settings, host, files, progress, group)
+    loaded = _load(target, files, target.loader)
     progress.phase("Warming up")
     parts = _parts(target, loaded)
-    blamed = _blamed(host, files.architecture, loader.chooser)
+    blamed = _blamed(host, files.architecture, target.chooser)
     warm_up(
         Engine(replace(parts, failure_percent=0.0)), blamed
     )  # --sim-failure is for clients, the start must not meet it
@@ -102,6 +102,41 @@ def build_engine(settings: Settings, host: Host, files: ModelFiles, *, progress:
         if parts.drafting.adapts:
             measure_steps(Engine(replace(parts, failure_percent=0.0)), parts.drafting)
     return Engine(parts)
+
+
+def build_follower(
+    settings: Settings, host: Host, files: ModelFiles, *, progress: Progress, group: RankGroup
+) -> Runner:
+    """What computes another rank's part of the steps: the model, and room for its keys and values."""
+    target = _target(settings, host, files, progress, group)
+    loaded = _load(target, files, target.loader)
+    cache = build_cache(target, loaded, loaded.plan.max_batch_size)
+    return _runner(target, loaded, build_attention(target, loaded, cache))
+
+
+def _target(
+    settings: Settings, host: Host, files: ModelFiles, progress: Progress, group: RankGroup | None = None
+) -> Target:
+    if group is not None:
+        validate_shared(settings, host, files)
+        if group.leads:
+            log.warning(
+                "--devices %s: processes on CPUs that share a model meet several times in each layer, and are slower "
+                "than one",
+                settings.model.devices,
+            )
+    _check_empty_batches(settings, host, files)
+    loader = ModelLoader(settings, host, files, progress, shard=None if group is None else group.shard)
+    _check_overlap(settings, loader.device)
+    return Target(
+        settings=settings,
+        host=host,
+        loader=loader,
+        strategy=choose_strategy(settings, host, files.architecture),
+        scheduler=host.schedulers.get(settings.scheduling.scheduler),
+        speculator=choose_speculator(settings, host),
+        group=group,
+    )
 
 
 def _check_empty_batches(settings: Settings, host: Host, files: ModelFiles) -> None:
@@ -160,7 +195,9 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     needs = draft_needs(target, spec, files)
     adapters = loader.adapter_pool(module)
-    layers = (*spec.cache_layers, *needs.layers)
+    layers = (*_own_layers(spec, loader.shard), *needs.layers)
+    if target.group is not None:
+        validate_no_adapters(target.settings, adapters)
     format = choose_cache_format(target, layers, unset=lambda: _cache_dtype(loader, files))
     factors = cache_factors(target, files, spec.cache_layers, layers) if format.factored else ()
     groups = choose_groups(target.settings, target.host, target.strategy, layers, spec.max_length)
@@ -175,7 +212,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         device=target.device,
         compute=target.compute,
         format=format,
-        layers=layers,
+        layers=_all_layers(layers, loader.shard),
         groups=groups,
         weights=loader.weight_bytes(module) + needs.weight_bytes,
         adapters=0 if adapters is None else adapters.memory,
@@ -184,7 +221,8 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         whole_prompts=not target.scheduler.component.chunks_prompts,
         draws=target.speculator is None or target.speculator.component.draws,
     )
-    plan = _plan_memory(target, context)
+    planned = partial(_plan_memory, target, context)
+    plan = planned() if target.group is None else target.group.plan(planned)
     loader.fill(module, plan.max_length)
     return Loaded(
         files=files,
@@ -201,6 +239,18 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         encoding=held,
         adapters=adapters,
     )
+
+
+def _own_layers(spec: ModelSpec, shard: Shard | None) -> tuple[CacheLayer, ...]:
+    """What this process keeps of a token."""
+    return spec.cache_layers if shard is None else shard.cache_layers(spec.cache_layers)
+
+
+def _all_layers(layers: tuple[CacheLayer, ...], shard: Shard | None) -> tuple[CacheLayer, ...]:
+    """What all ranks keep of a token together: on the CPUs of one machine they have its memory in common."""
+    if shard is None:
+        return layers
+    return tuple(replace(layer, kv_heads=layer.kv_heads * shard.size) for layer in layers)
 
 
 def _plan_memory(target: Target, context: MemoryContext) -> PlannedMemory:
@@ -227,13 +277,16 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     module, pool = cast("torch.nn.Module", loaded.model), loaded.adapters
     if pool is not None:
         pool.correct()
-    target.chooser.compile_layers(module, attention, target.compute)
+    if target.group is None:  # ranks meet within layers, which compiled ones could not
+        target.chooser.compile_layers(module, attention, target.compute)
     if pool is not None:
         pool.load_initial()
     info = _info(target, loaded, {} if pool is None else pool.sources)
     if info.name in info.adapters:
         raise SettingsError(f"an adapter has the name {info.name!r}, which is the model's; give it another one")
     runner = _runner(target, loaded, attention)
+    if target.group is not None:
+        runner = target.group.lead(runner)
     params = request_params(target.host, target.settings, switches=False)
     images = _images(target, info)
     return Parts(

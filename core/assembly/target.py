@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from maxserve.core.loading.model_loader import ModelLoader
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
+    from maxserve.core.runtime.ranks import RankGroup
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """What all builds of one engine share."""
+    """What all builds of one engine share. `group` are the ranks that share the model, if several do."""
 
     settings: Settings
     host: Host
@@ -39,6 +40,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Entry[CacheStrategy]
     scheduler: Entry[Scheduler]
     speculator: Entry[Speculator] | None
+    group: RankGroup | None = None
 
     @property
     def sections(self) -> Mapping[type[Any], Any]:

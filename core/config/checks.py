@@ -9,7 +9,7 @@ from typing import Any
 
 from maxserve.core.config.catalog import catalog
 from maxserve.core.config.settings import CheckpointSettings, PluginSection, Settings
-from maxserve.core.config.values import gpu_numbers
+from maxserve.core.config.values import cpu_ranks, gpu_numbers
 from maxserve.core.interfaces.errors import SettingsError, UnsupportedError
 
 log = logging.getLogger("maxserve.settings")
@@ -75,6 +75,8 @@ def _adjust_scheduling(settings: Settings) -> Settings:
 
 
 def _adjust_server(settings: Settings) -> Settings:
+    if "server.step_timeout" in settings.chosen and cpu_ranks(settings.model.devices) == 1:
+        log.warning("--step-timeout means nothing without several --devices: nothing waits for another process")
     if settings.server.sim_failure <= 100:
         return settings
     log.info("--sim-failure %d is more than every step and is lowered to 100", settings.server.sim_failure)
@@ -91,7 +93,7 @@ def check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
             f"{prefix}cache-quantized keeps rounded weights: give {prefix}quantization-encoding, such as q4_k, or "
             "leave it out"
         )
-    devices = max(1, len(gpu_numbers(model.devices)))
+    devices = max(1, len(gpu_numbers(model.devices)), cpu_ranks(model.devices))
     if model.data_parallel_degree not in (1, devices):
         raise SettingsError(
             f"{prefix}data-parallel-degree {model.data_parallel_degree}: expected 1 or the number of devices, which "

@@ -133,7 +133,11 @@ class CheckpointSettings(Section):
             what="with several GPUs",
             instead="name one, such as gpu:0",
         ),
-        Field(description="Where the model runs: gpu is GPU 0, default is GPU 0 if there is one and else the CPU."),
+        Field(
+            description="Where the model runs: gpu is GPU 0, default is GPU 0 if there is one and else the CPU. "
+            "cpu:0,1 are two processes on CPUs that have a part of it each: a trial of what several GPUs will do, and "
+            "slower than one."
+        ),
     ] = "default"
 
 
@@ -451,6 +455,15 @@ class ServerSettings(Section):
     sim_failure: Annotated[
         int, Field(description="Percent of steps that fail on purpose, to try how clients take it.", ge=0)
     ] = 0
+    step_timeout: Annotated[
+        float,
+        Option(metavar="SECONDS", server=True),
+        Field(
+            description="How long one of several processes that share a model waits for another in the middle of a "
+            "step, until all of them are started anew.",
+            gt=0,
+        ),
+    ] = 300.0
     executor: Annotated[
         str,
         Option(metavar="NAME", registry="executors", server=True),

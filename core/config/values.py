@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 import msgspec
 from pydantic import BeforeValidator
 
-DEVICES = re.compile(r"gpu(?::(\d+(?:,\d+)*))?")
+DEVICES = re.compile(r"(cpu|gpu)(?::(\d+(?:,\d+)*))?")
 
 
 def fold(name: str) -> str:
@@ -55,9 +55,9 @@ class Choice:
 
 
 class Devices(msgspec.Struct, frozen=True):
-    """Where the model runs, in one spelling: default, cpu, or gpu:0 and gpu:0,1."""
+    """Where the model runs, in one spelling: default, cpu, cpu:0,1, or gpu:0 and gpu:0,1."""
 
-    metavar: str = "cpu|gpu|gpu:ID[,ID…]"
+    metavar: str = "cpu|cpu:0,1[,…]|gpu|gpu:ID[,ID…]"
 
     def read(self, value: object) -> str:
         text = re.sub(r"\s", "", value).lower() if isinstance(value, str) else ""
@@ -66,16 +66,30 @@ class Devices(msgspec.Struct, frozen=True):
         found = DEVICES.fullmatch(text)
         if not found:
             raise ValueError(f"expected cpu, gpu, or gpu: and numbers such as gpu:0 or gpu:0,1, not {value!r}")
-        numbers = [int(number) for number in (found[1] or "0").split(",")]
+        numbers = [int(number) for number in (found[2] or "0").split(",")]
+        if found[1] == "cpu":  # with numbers: cpu alone is above
+            return _cpus(numbers, value)
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"{value!r} names one GPU twice; give each once")
         return "gpu:" + ",".join(map(str, numbers))
 
 
+def _cpus(numbers: list[int], value: object) -> str:
+    """Processes on the CPUs of this machine, which are no devices by themselves, and so are counted only."""
+    if numbers != list(range(max(2, len(numbers)))):
+        raise ValueError(f"expected cpu, gpu, or cpu:0,1 for two processes on CPUs, counted from 0, not {value!r}")
+    return "cpu:" + ",".join(map(str, numbers))
+
+
 def gpu_numbers(devices: str) -> tuple[int, ...]:
     """The GPUs that a `devices` value names; none for cpu and default."""
-    _, _, numbers = devices.partition(":")
-    return tuple(int(number) for number in numbers.split(",")) if numbers else ()
+    kind, _, numbers = devices.partition(":")
+    return tuple(int(number) for number in numbers.split(",")) if numbers and kind == "gpu" else ()
+
+
+def cpu_ranks(devices: str) -> int:
+    """The processes on CPUs that a `devices` value names; 1 for all others."""
+    return devices.count(",") + 1 if devices.startswith("cpu") else 1
 
 
 ENCODINGS = Choice(

@@ -82,7 +82,7 @@ class Architecture(Component):
     what `--cache-strategy model_default` stands for. `supports_empty_batches`: its forward can be called with a batch
     of no sequences, which `--execute-empty-batches` needs. `required_arguments` are values of options, by
     Python name, that it insists on whatever was chosen: they are set with a warning each, unless `--force` is
-    given.
+    given. `tensor_parallel`: it is made of bricks that ranks share, so that several devices can have a part of it each.
 
     `weights` is the WeightMap of its checkpoints or, where names depend on sizes, what makes it of the config.
 
@@ -115,6 +115,7 @@ class Architecture(Component):
     images: Ref | None = None
     image_steps: Ref = "maxserve.vision:StepImages"
     draft_head: Ref | None = None
+    tensor_parallel: bool = False
     example_repos: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Executors: where the worker of a model runs."""
+"""Executors: where the worker of a model runs, and the ranks that share it with others."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerLauncher(Protocol):
-    """Starts workers, one at a time."""
+    """Starts workers: one at a time, or at once all ranks that share a model."""
 
     def endpoints(self) -> AbstractContextManager[Endpoints]:
         """Addresses that the workers of one server and its API process reach, while the block runs.

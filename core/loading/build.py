@@ -9,10 +9,12 @@ import torch
 
 from maxserve.core.interfaces.architecture import BoundsPositions
 from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError, cause
+from maxserve.core.loading.shard import shared_by
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.architecture import Architecture
     from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.loading.shard import Shard
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
 
@@ -25,13 +27,22 @@ class SupportsPrepare(Protocol):
 
 
 def build_module(
-    host: Host, architecture: Entry[Architecture], spec: Any, compute: torch.dtype, protocol: type[Any], methods: str
+    host: Host,
+    architecture: Entry[Architecture],
+    spec: Any,
+    compute: torch.dtype,
+    protocol: type[Any],
+    methods: str,
+    *,
+    shard: Shard | None = None,
 ) -> torch.nn.Module:
     """The module without memory behind it: what it needs is planned before anything is allocated.
 
+    With a `shard`, it computes that rank's part; its parameters have the sizes of the whole until they are loaded.
     PluginError unless it is of the `protocol`, whose `methods` are named.
     """
-    model = on_meta(lambda: host.build(architecture, spec), compute)
+    with shared_by(shard):
+        model = on_meta(lambda: host.build(architecture, spec), compute)
     if not isinstance(model, torch.nn.Module) or not isinstance(model, protocol):
         raise PluginError(
             f"architecture {architecture.component.name!r} of plugin {architecture.plugin!r} built a "

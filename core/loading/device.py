@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from maxserve.core.config.values import cpu_ranks
 from maxserve.core.interfaces.errors import SettingsError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -15,6 +16,11 @@ def choose_device(devices: str) -> torch.device:
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     if devices == "cpu":
         return torch.device("cpu")
+    if cpu_ranks(devices) > 1:
+        raise SettingsError(
+            f"--devices {devices}: only `max serve` shares a model among several, and only one that generates text; "
+            "name one device"
+        )
     _, _, number = devices.partition(":")
     index = int(number or 0)
     if not torch.cuda.is_available():

@@ -133,16 +133,15 @@ class Linear(Projection[PackedLinear | CodesLinear]):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        if self.sums is not None:
-            return self.sums.sum(self._multiplied(x, self.own_bias))
-        out = self._multiplied(x, self.bias)
-        return out if self.correction is None else self.correction(x, out)
-
-    def _multiplied(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        bias = self.bias if self.sums is None else self.own_bias
         if self.packed is not None:
-            return self.packed.multiply(x, bias)
-        assert self.weight is not None, "neither the layer nor a method has the weight"
-        return F.linear(x, self.weight, bias)
+            out = self.packed.multiply(x, bias)
+        else:
+            assert self.weight is not None, "neither the layer nor a method has the weight"
+            out = F.linear(x, self.weight, bias)
+        if self.sums is not None:
+            out = self.sums.sum(out)
+        return out if self.correction is None else self.correction(x, out)
 
 
 class ExactLinear(Linear):

@@ -51,19 +51,25 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.quantization import Rounding
     from maxserve.core.interfaces.tokenizer import Tokenizer, TokenizerFiles
     from maxserve.core.interfaces.weight_format import WeightFile
+    from maxserve.core.loading.shard import Shard
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
+    from maxserve.core.runtime.ranks import RankGroup
 
 log = logging.getLogger("maxserve.engine")
 
 
-def build_served(settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> ServedEngine:
-    """The engine for the task of the model, ready to serve."""
+def build_served(
+    settings: Settings, host: Host, files: ModelFiles, progress: Progress, group: RankGroup | None = None
+) -> ServedEngine:
+    """The engine for the task of the model, ready to serve; with a `group`, the first of ranks that share it."""
     entry = engine_for(files.task, host)
     own = entry.component is GENERATION
     if not own and not entry.component.adapters:
         _validate_no_adapters(settings, entry, host)
-    context = OwnContext(settings, host, files, progress) if own else engine_context(settings, host, files, progress)
+    context = (
+        OwnContext(settings, host, files, progress, group) if own else engine_context(settings, host, files, progress)
+    )
     engine: ServedEngine = host.build(entry, context)
     return engine
 
@@ -98,11 +104,21 @@ def engine_context(settings: Settings, host: Host, files: ModelFiles, progress: 
 
 
 class ModelLoader:
-    """A `LoadsModels`. Device and kernels are chosen when they are first asked for."""
+    """A `LoadsModels`. Device and kernels are chosen when they are first asked for.
+
+    With a `shard`, models are that rank's part of them.
+    """
 
     def __init__(
-        self, settings: Settings, host: Host, files: ModelFiles, progress: Progress, model: Checkpoint | None = None
+        self,
+        settings: Settings,
+        host: Host,
+        files: ModelFiles,
+        progress: Progress,
+        model: Checkpoint | None = None,
+        shard: Shard | None = None,
     ) -> None:
+        self.shard = shard
         self._settings = settings
         self._host = host
         self._files = files
@@ -138,7 +154,7 @@ class ModelLoader:
 
     @cached_property
     def _device(self) -> torch.device:
-        return choose_device(self._model.devices)
+        return choose_device(self._model.devices if self.shard is None else "cpu")
 
     @cached_property
     def chooser(self) -> Chooser:
@@ -257,7 +273,7 @@ class ModelLoader:
     def build(self, protocol: type[Any], methods: str) -> torch.nn.Module:
         if self._model is self._settings.model:
             self._progress.phase("Building the model")
-        return build_module(self._host, self._entry, self.spec, self.compute, protocol, methods)
+        return build_module(self._host, self._entry, self.spec, self.compute, protocol, methods, shard=self.shard)
 
     def adapters(self, module: torch.nn.Module) -> AdapterPool | None:
         self._adapters = self.adapter_pool(module)
@@ -316,6 +332,7 @@ class ModelLoader:
             progress=self._progress,
             storage=None if plain else LinearStorage(method=method, encoding=encoding, rounding=self._rounding),
             quantization=quantization_of(self._host, files.config, files.ref),
+            **({} if self.shard is None else {"shard": self.shard}),
         )
 
     def compile_layers(self, module: torch.nn.Module, attention: Attention) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.model_source import ModelLocation
     from maxserve.core.interfaces.progress import Progress
     from maxserve.core.registry.protocol import Host
+    from maxserve.core.runtime.ranks import RankGroup
 
 log = logging.getLogger("maxserve.model")
 
@@ -33,12 +34,13 @@ GENERATION = Engine(
 
 
 class OwnContext(NamedTuple):
-    """What an engine is built with that is no plugin's."""
+    """What an engine is built with that is no plugin's; `group` are the ranks that share the model."""
 
     settings: Settings
     host: Host
     files: ModelFiles
     progress: Progress
+    group: RankGroup | None = None
 
 
 def engine_for(task: str, host: Host) -> Entry[Engine]:

@@ -24,6 +24,7 @@ from maxserve.core.runtime import logs, ports
 from maxserve.core.runtime.client import WorkerClient
 from maxserve.core.runtime.executors import build_executor
 from maxserve.core.runtime.messages import Start
+from maxserve.core.runtime.rank_addresses import first_rank
 from maxserve.core.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _serve(
         check_for_task(settings, files.task, host.plugin_sections())
     launcher = build_executor(settings, host, display.relay, ahead)
     addresses = stack.enter_context(launcher.endpoints())
+    rank = first_rank(addresses, settings.model.devices, settings.server.step_timeout)
     client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
     start = Start(
         manifest=host.manifest(),
@@ -91,6 +93,7 @@ def _serve(
         parent=os.getpid(),
         log_level=logging.getLogger().level,
         engine=engine,
+        rank=rank,
     )
     supervisor = Supervisor(start, host.fingerprint, client, launcher)
     stack.callback(supervisor.kill)

@@ -15,6 +15,7 @@ from maxserve.core.interfaces.executor import Endpoints
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
 from maxserve.core.registry.host import Manifest
+from maxserve.core.runtime.ranks import Rank
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -30,7 +31,7 @@ class Start(Message, frozen=True, kw_only=True):
     `settings` is the JSON of Settings, `files` None if the worker is to look for the model itself, `engine` the
     "module:attribute" that builds the engine, None for the one of the model's task; `search_path` is where the parent
     imports from, `parent` its process id and `log_level` a level number of `logging`. `changes` are those of adapters
-    that were made in a worker before this one.
+    that were made in a worker before this one. `rank` is None where it has the model to itself.
     """
 
     manifest: Manifest
@@ -42,6 +43,7 @@ class Start(Message, frozen=True, kw_only=True):
     log_level: int
     engine: str | None = None
     changes: tuple[AdapterChange, ...] = ()
+    rank: Rank | None = None
 
 
 class Submit(Message, frozen=True, kw_only=True):

@@ -15,6 +15,11 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """Read when torch is loaded; what is set already stays as it is."""
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def wait_asleep(environ: MutableMapping[str, str] = os.environ) -> bool:
     """Sets the variables for this process, and returns whether that was in time: torch is not loaded yet."""
     if "torch" in sys.modules:

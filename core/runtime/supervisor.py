@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +25,7 @@ from maxserve.core.runtime.messages import (
     Shutdown,
     Start,
 )
+from maxserve.core.runtime.rank_addresses import follower_starts
 from maxserve.core.runtime.sockets import ApiChannel
 
 if TYPE_CHECKING:
@@ -47,27 +48,53 @@ class Watcher(Protocol):
     def on_death(self, message: str) -> None: ...
 
 
-class Worker:
-    """A worker process with its channel, and what it reported of itself."""
+class Process:
+    """A process with its channel; `rank` is its number among those that share a model, None for one that has it."""
 
     def __init__(self, start: Start, launcher: WorkerLauncher) -> None:
+        self.rank = None if start.rank is None else start.rank.number
         self.channel = ApiChannel(start.endpoints)
-        self.ready = False
-        self.failure: MaxserveError | None = None
         try:
             self.child = launcher.launch(encode_start(start))
         except OSError:
             self.channel.close()
             raise
 
-    def give_up(self, failure: MaxserveError) -> None:
-        """Ends the child; `failure` says why it was no use."""
-        self.failure = failure
-        self.child.cut()
-
     def kill(self) -> None:
         self.child.kill()
         self.channel.close()
+
+
+class Worker:
+    """A worker process with its channel, and what it reported of itself; its followers, where ranks share the model.
+
+    They live and die together.
+    """
+
+    def __init__(self, start: Start, launcher: WorkerLauncher) -> None:
+        self.ready = False
+        self.failure: MaxserveError | None = None
+        self.processes: list[Process] = []
+        try:
+            for each in (start, *follower_starts(start)):
+                self.processes.append(Process(each, launcher))
+        except OSError:
+            self.kill()
+            raise
+        self.channel, self.child = self.processes[0].channel, self.processes[0].child
+
+    def give_up(self, failure: MaxserveError) -> None:
+        """Ends the processes; `failure` says why they were no use."""
+        self.failure = failure
+        self.cut()
+
+    def cut(self) -> None:
+        for process in self.processes:
+            process.child.cut()
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
 
 
 class Supervisor:
@@ -121,32 +148,36 @@ class Supervisor:
     # --- a worker's life ----------------------------------------------------------------------------------------
 
     async def _attend(self, worker: Worker, watcher: Watcher) -> None:
-        worker.channel.listen(self._listener(worker, watcher))
-        exited = asyncio.ensure_future(worker.child.exited())
+        for process in worker.processes:
+            process.channel.listen(self._listener(worker, process, watcher))
+        exits = {asyncio.ensure_future(process.child.exited()): process for process in worker.processes}
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            await asyncio.wait((exited, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not exited.done() and self._worker is worker:
-                await self._dismiss(worker, exited)
+            await asyncio.wait((*exits, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not any(exited.done() for exited in exits) and self._worker is worker:
+                await self._dismiss(worker, exits)
         finally:
             stopping.cancel()
-            exited.cancel()
+            first = next((exited for exited in exits if exited.done()), next(iter(exits)))
+            for exited in exits:
+                exited.cancel()
             self.kill()
-        self._bury(worker, watcher, exited.result())
+        process = exits[first]
+        self._bury(worker, watcher, describe_exit(process.child.pid, first.result(), process.rank))
 
-    async def _dismiss(self, worker: Worker, exited: asyncio.Future[int]) -> None:
+    async def _dismiss(self, worker: Worker, exits: Collection[asyncio.Future[int]]) -> None:
         if worker.ready:
-            worker.channel.send(Shutdown())
+            worker.channel.send(Shutdown())  # who follows it ends with it
         else:
-            worker.child.cut()
-        done, _ = await asyncio.wait((exited,), timeout=LAST_GOODBYE)
-        if not done:
+            worker.cut()
+        _, left = await asyncio.wait(exits, timeout=LAST_GOODBYE)
+        if left:
             log.warning("the worker did not end within %g s and is killed", LAST_GOODBYE)
-            worker.child.kill()
-            await exited
+            for process in worker.processes:
+                process.child.kill()
+            await asyncio.wait(left)
 
-    def _bury(self, worker: Worker, watcher: Watcher, status: int) -> None:
-        message = describe_exit(worker.child.pid, status)
+    def _bury(self, worker: Worker, watcher: Watcher, message: str) -> None:
         if self._stopping.is_set():
             self._client.stop()
             return
@@ -176,7 +207,7 @@ class Supervisor:
 
     # --- what it says -------------------------------------------------------------------------------------------
 
-    def _listener(self, worker: Worker, watcher: Watcher) -> Callable[[FromWorker], None]:
+    def _listener(self, worker: Worker, process: Process, watcher: Watcher) -> Callable[[FromWorker], None]:
         def listen(message: FromWorker) -> None:
             if worker.failure is not None:
                 return  # it was given up: what it sent before it heard of that counts no more
@@ -186,7 +217,7 @@ class Supervisor:
                 case Phase(text=text, fraction=fraction):
                     watcher.on_progress(text, fraction)
                 case Hello():
-                    self._greet(worker, message)
+                    self._greet(worker, process, message)
                 case ReadsAdapter(name=name):
                     self._client.adapters.reads_again(name)
                     worker.channel.send(Heard())
@@ -195,13 +226,14 @@ class Supervisor:
                     self._client.attach(worker.channel, info.max_batch_size, info.adapters)
                     watcher.on_ready(info)
                 case Failed(message=text, kind=kind):
-                    worker.give_up(UsageError(text) if kind == "usage" else EngineError(text))
+                    failure = UsageError(text) if kind == "usage" else EngineError(f"{_named(process.rank)}{text}")
+                    worker.give_up(failure)
 
         return listen
 
-    def _greet(self, worker: Worker, hello: Hello) -> None:
+    def _greet(self, worker: Worker, process: Process, hello: Hello) -> None:
         if hello.fingerprint == self._fingerprint:
-            worker.channel.connect()
+            process.channel.connect()
             return
         worker.give_up(
             PluginError(
@@ -211,15 +243,21 @@ class Supervisor:
         )
 
 
-def describe_exit(pid: int, status: int) -> str:
-    """Why a worker ended, in words for an operator."""
+def _named(rank: int | None) -> str:
+    """Who says something, if it is not the worker proper."""
+    return f"rank {rank}: " if rank else ""
+
+
+def describe_exit(pid: int, status: int, rank: int | None = None) -> str:
+    """Why a worker ended, or one of the ranks that are one, in words for an operator."""
+    who = f"the worker (pid {pid})" if rank is None else f"rank {rank} of the worker (pid {pid})"
     if status >= 0:
-        return f"the worker (pid {pid}) ended with exit status {status}"
+        return f"{who} ended with exit status {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    text = f"the worker (pid {pid}) was ended by {name}"
+    text = f"{who} was ended by {name}"
     if -status == signal.SIGKILL:
         text += (
             "; if no user sent it, the system ran out of memory: "

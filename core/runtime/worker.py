@@ -1,8 +1,9 @@
 """The process that owns an engine: `python -m maxserve.core.runtime.worker`, started by the API process only.
 
-It reads a Start message from its standard input, makes the plugins and the engine, and then takes requests and gives
-outputs over its sockets. One that has the process id of its parent as an argument has begun before there is a message.
-SIGINT and SIGTERM are the parent's to answer; a worker ends when it is asked to, or when its parent is gone.
+Where ranks share a model, the others are this program, too, and follow the first. It reads a Start message from its
+standard input, makes the plugins and the engine, and then takes requests and gives outputs over its sockets. One that
+has the process id of its parent as an argument has begun before there is a message. SIGINT and SIGTERM are the parent's
+to answer; a worker ends when it is asked to, or when its parent is gone.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from maxserve.core.config import Settings
 from maxserve.core.config.components import asked_task, check_for_task, with_required
 from maxserve.core.interfaces.engine import GivesBack, ServesAdapters
 from maxserve.core.interfaces.errors import RequestError, UsageError, cause
 from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
+from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.loading.tasks import OwnContext
 from maxserve.core.registry.entries import load_ref
@@ -52,16 +54,20 @@ from maxserve.core.runtime.messages import (
     Submit,
     ToWorker,
 )
+from maxserve.core.runtime.ranks import GROUP
 from maxserve.core.runtime.sockets import WorkerChannel
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.engine import ModelFiles, ModelInfo, ServedEngine
     from maxserve.core.interfaces.progress import Progress
+    from maxserve.core.runtime.ranks import Rank, RankGroup
 
 log = logging.getLogger("maxserve.worker")
 
 PAUSE = 0.01  # seconds between two empty steps
 POLL = 0.005  # seconds between two looks at adapters that are being read, at the start
+PEER_PATIENCE = 0.5  # seconds until an error of one of several ranks is reported
+FAILED = 1  # exit status of a rank that failed, if it is not ended before
 REST = 2.0  # seconds without work until memory that is free goes back to the system
 
 
@@ -194,8 +200,14 @@ def main() -> None:
     lifeline = hold(sys.stdin.fileno(), start.parent)
     sys.path[:] = start.search_path
     settings = Settings.model_validate_json(start.settings)
-    logs.configure(start.log_level, settings.server.log_prefix)
+    logs.configure(_log_level(start), settings.server.log_prefix)
     work(start, settings, lifeline.join)
+
+
+def _log_level(start: Start) -> int:
+    """What is logged: of ranks that follow, what the first one does not say in their place."""
+    follows = start.rank is not None and start.rank.number > 0
+    return logging.WARNING if follows and start.log_level == logging.INFO else start.log_level
 
 
 def _import_ahead(parent: int) -> None:
@@ -210,19 +222,45 @@ def work(start: Start, settings: Settings, wait_for_end: Callable[[], object]) -
     channel = WorkerChannel(start.endpoints)
     process = ProcessInfo(kind="worker")
     try:
-        _serve(start, settings, channel, process)
+        _serve(start, settings, channel, process, wait_for_end)
     except Exception as error:
-        usage = isinstance(error, UsageError)
-        if not usage:
-            log.exception("the worker failed")
-        message = str(error) if usage else f"{type(error).__name__}: {error}"
-        channel.send(Failed(message=message, kind="usage" if usage else "engine"))
-        wait_for_end()
+        if start.rank is None:
+            _tell(channel, error)
+            wait_for_end()
+        else:
+            _fail(channel, wait_for_end, error)
     process.exit()
     channel.close()
 
 
-def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: ProcessInfo) -> None:
+def _tell(channel: WorkerChannel, error: Exception) -> None:
+    """Tells the API process why this one cannot go on."""
+    usage = isinstance(error, UsageError)
+    if not usage:
+        log.error("the worker failed", exc_info=error)
+    message = str(error) if usage else f"{type(error).__name__}: {error}"
+    channel.send(Failed(message=message, kind="usage" if usage else "engine"))
+
+
+def _fail(channel: WorkerChannel, wait_for_end: Callable[[], object], error: Exception) -> NoReturn:
+    """The same for one of several ranks; does not return, since the others may wait for this one for ever.
+
+    Where another one is gone, the supervisor sees that by itself, and knows better than this one what happened.
+    """
+    if not isinstance(error, UsageError):
+        time.sleep(PEER_PATIENCE)
+    _tell(channel, error)
+    wait_for_end()
+    os._exit(FAILED)
+
+
+def _serve(
+    start: Start,
+    settings: Settings,
+    channel: WorkerChannel,
+    process: ProcessInfo,
+    wait_for_end: Callable[[], object],
+) -> None:
     host = PluginHost.from_manifest(start.manifest)
     channel.send(Hello(pid=os.getpid(), fingerprint=host.fingerprint))
     host.process_start(process)
@@ -238,7 +276,11 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
         )
         check_for_task(settings, files.task, host.plugin_sections())
         settings = with_required(settings, host.architectures.get(files.architecture).component, host.plugin_sections())
-    engine = _engine(start, settings, host, files, reporter)
+    group = None if start.rank is None else _group(start.rank, partial(_fail, channel, wait_for_end))
+    if group is not None and not group.leads:
+        _follow(settings, host, files, group)
+        return
+    engine = _engine(start, settings, host, files, reporter, group)
     settle_heap()  # nor do collections among steps look through it
     info = with_changes(engine, start.changes, partial(_reads, channel))
     channel.send(Ready(info=info))
@@ -247,6 +289,23 @@ def _serve(start: Start, settings: Settings, channel: WorkerChannel, process: Pr
         Loop(engine, channel).run()
     finally:
         engine.close()
+    if group is not None:
+        group.close()
+
+
+def _group(rank: Rank, failed: Callable[[Exception], NoReturn]) -> RankGroup:
+    group: RankGroup = load_ref(GROUP)(rank, failed)
+    return group
+
+
+def _follow(settings: Settings, host: Host, files: ModelFiles, group: RankGroup) -> None:
+    """Computes a part of each step of the first rank, until that ends."""
+    from maxserve.core.assembly.assemble import build_follower
+
+    runner = build_follower(settings, host, files, progress=NullProgress(), group=group)
+    settle_heap()
+    group.follow(runner)
+    group.close()
 
 
 def with_changes(
@@ -292,13 +351,15 @@ def _change_now(engine: ServedEngine, change: AdapterChange) -> RequestError | N
     return None
 
 
-def _engine(start: Start, settings: Settings, host: Host, files: ModelFiles, progress: Progress) -> ServedEngine:
+def _engine(
+    start: Start, settings: Settings, host: Host, files: ModelFiles, progress: Progress, group: RankGroup | None
+) -> ServedEngine:
     if start.engine is not None:
-        engine: ServedEngine = load_ref(start.engine)(OwnContext(settings, host, files, progress))
+        engine: ServedEngine = load_ref(start.engine)(OwnContext(settings, host, files, progress, group))
         return engine
     from maxserve.core.loading.model_loader import build_served  # imports torch
 
-    return build_served(settings, host, files, progress)
+    return build_served(settings, host, files, progress, group)
 
 
 if __name__ == "__main__":

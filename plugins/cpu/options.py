@@ -32,7 +32,7 @@ def check_activations(settings: Settings, config: Config) -> None:
 
 def _on_gpu(devices: str) -> bool:
     if devices != "default":
-        return devices != "cpu"
+        return not devices.startswith("cpu")
     import torch  # only of those who ask for such activations
 
     return torch.cuda.is_available()

@@ -36,11 +36,13 @@ from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.loading.architecture import read_spec, read_weight_map
 from maxserve.core.loading.location import ModelFolder
 from maxserve.core.loading.progress import NullProgress
+from maxserve.core.loading.shard import Shard, shared_by
 from maxserve.core.loading.weight_files import open_weights
 from maxserve.core.registry.entries import Entry
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.core.registry.protocol import Host
 from maxserve.core.registry.sources import CUSTOM
+from maxserve.testing.ranks import in_ranks, served_in_ranks
 from maxserve.testing.served import CLOSE, Answer, Expected, Served, continuation
 from maxserve.testing.tiny_cache import Part, PlainAttention, TinyCache, make_step, plain_attention, run_step
 
@@ -61,6 +63,7 @@ PROMPT = 29  # tokens: several pages, and no multiple of a page
 ANSWER = 5  # tokens that follow a prompt one by one
 TEXT = 24  # tokens of a whole answer: with a prompt several pages, and longer than the windows of tiny configs
 AGAIN = 16  # tokens of an answer whose prompt is found in the cache
+SHARED_TEXT = 64  # tokens of an answer of several ranks, unless the model ends before
 TEXTS = 2  # prompts that are answered side by side
 UNDECIDED = 1e-3  # a reference whose two best logits are nearer than this might as well have taken the other
 
@@ -91,14 +94,14 @@ class Case:
         raw = json.loads((self.folder / "config.json").read_text())
         return read_weight_map(self.host, self.entry, self.config, raw)
 
-    def build(self) -> Any:
-        """Our model on the meta device."""
-        with torch.device("meta"):
+    def build(self, shard: Shard | None = None) -> Any:
+        """Our model on the meta device, or what one rank computes of it."""
+        with torch.device("meta"), shared_by(shard):
             return self.host.build(self.entry, self.config)
 
-    def load(self, dtype: torch.dtype = torch.float32) -> Any:
-        """Our model with the checkpoint's weights."""
-        model = self.build()
+    def load(self, dtype: torch.dtype = torch.float32, shard: Shard | None = None) -> Any:
+        """Our model with the checkpoint's weights, or a rank's part of them."""
+        model = self.build(shard)
         self.host.load(self.entry, self.entry.component.load)(
             model,
             open_weights(self.host, self.files, {}),
@@ -106,6 +109,7 @@ class Case:
             dtype=dtype,
             device=torch.device("cpu"),
             progress=NullProgress(),
+            **({} if shard is None else {"shard": shard}),
         )
         model.prepare()
         return model
@@ -347,6 +351,40 @@ class ArchitectureChecks(ArchitectureCases):
     def test_text_of_the_whole_engine(self, case: Case) -> None:
         """Greedy texts side by side, their prompts in chunks; and each again alone, its prompt found in the cache."""
         self.check_texts(case)
+
+    @pytest.mark.parametrize("ranks", [2, 4])
+    def test_ranks_that_share_it_give_its_logits(self, case: Case, ranks: int) -> None:
+        """The same bits each, of a prompt in two steps; where it declares `tensor_parallel`."""
+        self.skip_unless_shared(case)
+        prompt = case.prompt(12)
+
+        def logits(shard: Shard | None) -> Tensor:
+            layers = case.config.cache_layers if shard is None else shard.cache_layers(case.config.cache_layers)
+            cache = TinyCache(layers, scatter=1)
+            return in_steps(case.load(shard=shard), cache, prompt, cuts=(20,), prompt_length=len(prompt))
+
+        try:
+            found = in_ranks(ranks, logits)
+        except ModelError as error:
+            pytest.skip(f"{ranks} ranks are too many: {error}")
+        assert all(torch.equal(found[0], other) for other in found[1:]), "ranks have different logits"
+        self.check(found[0], logits(None))
+
+    def test_text_of_two_ranks(self, case: Case) -> None:
+        """The greedy texts of a whole engine, side by side, are those of one rank."""
+        self.skip_unless_shared(case)
+        prompts = [case.prompt(seed) for seed in range(TEXTS)]
+        due = case.served().answers(prompts, SHARED_TEXT)
+        found = served_in_ranks(case.folder, case.host, 2, lambda served: served.answers(prompts, SHARED_TEXT))
+        for answer, expected in zip(found, due, strict=True):
+            assert answer.error is None, answer.error
+            assert answer.tokens == expected.tokens, "the text is not that of one rank"
+            error = max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True))
+            assert error <= self.tolerance, f"log-probabilities differ by {error:.2e}"
+
+    def skip_unless_shared(self, case: Case) -> None:
+        if not case.entry.component.tensor_parallel:
+            pytest.skip("it does not declare that ranks can share it")
 
     def test_loads_as_bfloat16(self, case: Case) -> None:
         self.check_bfloat16(case)

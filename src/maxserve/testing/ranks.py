@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor, nn
 
+from maxserve.core.assembly.assemble import build_follower
+from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.shard import Shard
-from maxserve.core.runtime.process_group import process_group, thread_store
+from maxserve.core.registry.protocol import Host
+from maxserve.core.runtime.ranks import Rank
+from maxserve.plugins.executors.group import LocalGroup
+from maxserve.plugins.executors.process_group import process_group, thread_store
 from maxserve.plugins.weights.shards import layouts
+from maxserve.testing.served import Served, served_settings
 
-__all__ = ["in_ranks", "take_shares"]
+__all__ = ["in_ranks", "served_in_ranks", "take_shares"]
 
 T = TypeVar("T")
 SECONDS = 20.0  # that one rank waits for another
@@ -27,6 +35,46 @@ def in_ranks(size: int, work: Callable[[Shard], T]) -> list[T]:
 
     with ThreadPoolExecutor(size) as threads:
         return [done.result() for done in [threads.submit(run, rank) for rank in range(size)]]
+
+
+def served_in_ranks(folder: Path, host: Host, size: int, work: Callable[[Served], T], **options: Any) -> T:
+    """What `work` gives with the model of a folder in an engine of `size` ranks, each a thread of this process."""
+    devices = "cpu:" + ",".join(map(str, range(size)))
+    settings, files = served_settings(folder, host, devices=devices, **options)
+
+    def raised(error: Exception) -> NoReturn:
+        raise error
+
+    with TemporaryDirectory() as place, ThreadPoolExecutor(size) as threads:
+        steps = tuple(f"ipc://{place}/steps{number}" for number in range(1, size))
+        ranks = [
+            Rank(number=number, size=size, steps=steps, meeting=f"{place}/meeting", timeout=SECONDS)
+            for number in range(size)
+        ]
+
+        def lead() -> T:
+            group = LocalGroup(ranks[0], raised)
+            try:
+                served = Served(folder, host, group=group, devices=devices, **options)
+                try:
+                    return work(served)
+                finally:
+                    served.engine.close()
+            finally:
+                group.close()
+
+        def follow(rank: Rank) -> None:
+            group = LocalGroup(rank, raised)
+            try:
+                group.follow(build_follower(settings, host, files, progress=NullProgress(), group=group))
+            finally:
+                group.close()
+
+        others = [threads.submit(follow, rank) for rank in ranks[1:]]
+        found = threads.submit(lead)
+        for other in others:
+            other.result()
+        return found.result()
 
 
 def take_shares(module: nn.Module, whole: Mapping[str, Tensor], shard: Shard) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,11 @@ from maxserve.core.loading.companions import with_companions
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.resolve import resolve_model
 from maxserve.core.registry.protocol import Host
+
+if TYPE_CHECKING:
+    from maxserve.core.config import Settings
+    from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.runtime.ranks import RankGroup
 
 GREEDY = {"temperature": {"temperature": 0.0}}
 # Chunks of prompts, answers beside them, pages of which a short prompt fills several.
@@ -41,17 +46,25 @@ class Answer:
     error: str | None = None
 
 
-class Served:
-    """The model of a folder in an engine of the host's plugins. Options are those of `max serve`, by Python names."""
+def served_settings(folder: Path, host: Host, **options: Any) -> tuple[Settings, ModelFiles]:
+    """The settings of a Served, and its model's files."""
+    typed = {"model_path": str(folder), "devices": "cpu", **CLOSE, **options}
+    if options.get("speculative_method"):
+        typed.setdefault("adaptive_speculation", False)  # the same drafts in every run, whatever the machine does
+    complete = partial(with_companions, host=host)
+    settings = resolve(typed, environ={}, sections=host.plugin_sections(), complete=complete)
+    return settings, resolve_model(settings.model, host, progress=NullProgress())
 
-    def __init__(self, folder: Path, host: Host, **options: Any) -> None:
-        typed = {"model_path": str(folder), "devices": "cpu", **CLOSE, **options}
-        if options.get("speculative_method"):
-            typed.setdefault("adaptive_speculation", False)  # the same drafts in every run, whatever the machine does
-        complete = partial(with_companions, host=host)
-        settings = resolve(typed, environ={}, sections=host.plugin_sections(), complete=complete)
-        files = resolve_model(settings.model, host, progress=NullProgress())
-        self.engine = build_engine(settings, host, files, progress=NullProgress())
+
+class Served:
+    """The model of a folder in an engine of the host's plugins. Options are those of `max serve`, by Python names.
+
+    With a `group`, the engine is that of the first of several ranks.
+    """
+
+    def __init__(self, folder: Path, host: Host, *, group: RankGroup | None = None, **options: Any) -> None:
+        settings, files = served_settings(folder, host, **options)
+        self.engine = build_engine(settings, host, files, progress=NullProgress(), group=group)
         self._ids = map(str, itertools.count())
 
     def answers(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Answer]:

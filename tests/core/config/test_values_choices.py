@@ -7,6 +7,7 @@ from maxserve.core.config.values import (
     DEVICE_LIST,
     ENCODINGS,
     METHODS,
+    cpu_ranks,
     gpu_numbers,
 )
 from maxserve.plugins.executors.options import ROLES
@@ -56,13 +57,23 @@ def test_a_bare_off_of_yaml_is_the_name_off() -> None:
 
 @pytest.mark.parametrize(
     ("text", "canonical"),
-    [("cpu", "cpu"), ("GPU", "gpu:0"), ("gpu:1", "gpu:1"), ("gpu: 2, 0", "gpu:2,0"), ("default", "default")],
+    [
+        ("cpu", "cpu"),
+        ("GPU", "gpu:0"),
+        ("gpu:1", "gpu:1"),
+        ("gpu: 2, 0", "gpu:2,0"),
+        ("CPU:0,1", "cpu:0,1"),
+        ("default", "default"),
+    ],
 )
 def test_devices_have_one_spelling(text: str, canonical: str) -> None:
     assert DEVICE_LIST.read(text) == canonical
 
 
-@pytest.mark.parametrize("text", ["gpus", "gpu:", "gpu:a", "gpu:0,0", "cpu:0", "cuda:0", "", 0, None])
+@pytest.mark.parametrize(
+    "text",
+    ["gpus", "gpu:", "gpu:a", "gpu:0,0", "cpu:0", "cpu:1", "cpu:1,0", "cpu:0,0", "cpu:0,2", "cuda:0", "", 0, None],
+)
 def test_other_devices_are_refused(text: object) -> None:
     with pytest.raises(ValueError, match=r"expected cpu, gpu|twice"):
         DEVICE_LIST.read(text)
@@ -70,4 +81,8 @@ def test_other_devices_are_refused(text: object) -> None:
 
 def test_which_gpus() -> None:
     assert gpu_numbers("gpu:2,0") == (2, 0)
-    assert gpu_numbers("cpu") == gpu_numbers("default") == ()
+    assert gpu_numbers("cpu") == gpu_numbers("cpu:0,1") == gpu_numbers("default") == ()
+
+
+def test_how_many_processes_on_cpus() -> None:
+    assert [cpu_ranks(devices) for devices in ("cpu", "cpu:0,1", "cpu:0,1,2", "gpu:0,1", "default")] == [1, 2, 3, 1, 1]

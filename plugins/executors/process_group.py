@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 LOOPBACK = "127.0.0.1"
-STEP_TIMEOUT = 300.0  # seconds that a rank waits for another one in the middle of a step, which then has failed
 
 _c10d: Any = torch.distributed  # its stubs know neither the stores nor gloo's options
 
@@ -26,8 +25,11 @@ def thread_store() -> object:
     return _c10d.HashStore()
 
 
-def process_group(store: object, rank: int, size: int, timeout: float = STEP_TIMEOUT) -> ProcessGroup:
-    """Returns when all ranks are there. It is not the process's only one: tests have several in one process."""
+def process_group(store: object, rank: int, size: int, timeout: float) -> ProcessGroup:
+    """Returns when all ranks are there, which wait so many seconds for each other.
+
+    It is not the process's only one: tests have several in one process.
+    """
     gloo = _c10d.ProcessGroupGloo
     options = gloo._Options()
     options._timeout = timedelta(seconds=timeout)

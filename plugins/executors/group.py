@@ -1,0 +1,111 @@
+"""The ranks of a model as one of them sees them: where they meet, and how the steps of the first reach the others.
+
+Steps travel by a ZMQ PUSH/PULL pair for each follower, which binds. All ranks are started at once; the file by which
+they find each other is the first message.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+import zmq
+
+from maxserve.loading import Shard
+from maxserve.plugins.executors.process_group import file_store, process_group
+from maxserve.plugins.executors.steps import (
+    Frame,
+    LeadingRunner,
+    SharedPlan,
+    decode_plan,
+    encode_end,
+    encode_plan,
+    follow,
+)
+
+if TYPE_CHECKING:
+    from maxserve.interfaces.memory import PlannedMemory
+    from maxserve.interfaces.runner import Runner
+    from maxserve.runtime import Rank
+
+
+class LocalGroup:
+    """A RankGroup of processes of this machine.
+
+    `failed` is called with an error after which the ranks have not computed the same, and does not return.
+    """
+
+    def __init__(self, rank: Rank, failed: Callable[[Exception], NoReturn]) -> None:
+        self._failed = failed
+        self._context = zmq.Context[zmq.Socket[bytes]]()
+        self._steps: list[zmq.Socket[bytes]] = []
+        self.leads = rank.number == 0
+        if self.leads:
+            for address in rank.steps:
+                self._socket(zmq.PUSH).connect(address)
+            meeting = f"{rank.meeting}-{os.getpid()}-{time.monotonic_ns()}"
+            self.send([meeting.encode()])
+        else:
+            self._socket(zmq.PULL).bind(rank.steps[rank.number - 1])
+            meeting = self._receive()[0].decode()
+        store = file_store(meeting, rank.size)
+        self.shard = Shard(
+            rank=rank.number, size=rank.size, group=process_group(store, rank.number, rank.size, rank.timeout)
+        )
+        self.shard.sum(torch.zeros(1))
+        if self.leads:
+            with suppress(FileNotFoundError):
+                os.unlink(meeting)  # all have read it
+
+    # --- of the first rank ------------------------------------------------------------------------------------------
+
+    def lead(self, runner: Runner) -> Runner:
+        """The runner, with which the others run."""
+        return LeadingRunner(runner, self)
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        for follower in self._steps:
+            follower.send_multipart(frames)
+
+    def fail(self, error: Exception) -> NoReturn:
+        self._failed(error)
+
+    # --- of all -----------------------------------------------------------------------------------------------------
+
+    def plan(self, make: Callable[[], PlannedMemory]) -> PlannedMemory:
+        """The first rank's plan, which it makes; the others have as many pages."""
+        if not self.leads:
+            return self._received_plan()
+        plan = make()
+        self.send(encode_plan(plan))
+        return plan
+
+    def follow(self, runner: Runner) -> None:
+        """Runs what the first rank sends; returns when that has come to its end."""
+        follow(runner, self._receive)
+
+    def close(self) -> None:
+        """Lets the others end, if this is the first."""
+        if self.leads:
+            self.send(encode_end())
+        for each in self._steps:
+            each.close(linger=1000)
+        self._context.term()
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        """One without a high-water mark: a send never waits."""
+        made = self._context.socket(kind)
+        made.setsockopt(zmq.SNDHWM, 0)
+        made.setsockopt(zmq.RCVHWM, 0)
+        self._steps.append(made)
+        return made
+
+    def _receive(self) -> list[bytes]:
+        return self._steps[0].recv_multipart()
+
+    def _received_plan(self) -> SharedPlan:
+        return decode_plan(self._receive())

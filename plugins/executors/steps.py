@@ -1,0 +1,168 @@
+"""Steps of a model that several ranks share: the first sends what each shall compute, and the others compute it.
+
+Ranks meet within the forward pass: all must run the same steps in the same order, which is that of the messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+import torch
+
+from maxserve.interfaces.inputs import StepInputs
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from maxserve.interfaces.memory import PlannedMemory
+    from maxserve.interfaces.runner import ModelOutput, Runner
+
+    Array = NDArray[Any]
+
+Frame = bytes  # of a message
+T = TypeVar("T")
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What the frames behind it are for, and the type and shape of the array in each."""
+
+    kind: Literal["plan", "run", "logits", "end"]
+    arrays: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+class SharedPlan(msgspec.Struct, kw_only=True):
+    """A PlannedMemory as it travels: ranks have as many pages each, of their own heads."""
+
+    max_batch_size: int
+    max_length: int
+    pages: int
+    page_size: int
+    page_bounds: tuple[int | None, ...]
+    soft_pages: int | None
+    host_pages: int
+    warnings: tuple[str, ...] = ()
+
+    def table(self) -> str:
+        return f"as the first rank has planned it: {self.pages} pages"
+
+
+class Followers(Protocol):
+    """The other ranks, as the first sees them."""
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        """Sends each of them a message."""
+        ...
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Ends all ranks: they have not computed the same."""
+        ...
+
+
+class LeadingRunner:
+    """A Runner of the first rank, which tells the others what it computes before it does.
+
+    An error of its own comes after they have begun, and would leave them waiting in the middle of a step.
+    """
+
+    def __init__(self, runner: Runner, followers: Followers) -> None:
+        self._runner = runner
+        self._followers = followers
+
+    def run(self, inputs: StepInputs) -> ModelOutput:
+        self._followers.send(encode_inputs(inputs))
+        return self._met(lambda: self._runner.run(inputs))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self._followers.send(_message("logits", [_on_host(hidden)]))
+        return self._met(lambda: self._runner.logits(hidden))
+
+    def _met(self, compute: Callable[[], T]) -> T:
+        try:
+            return compute()
+        except Exception as error:
+            self._followers.fail(error)
+
+
+def follow(runner: Runner, receive: Callable[[], Sequence[bytes]]) -> None:
+    """Computes what the first rank sends, until that is the end."""
+    while True:
+        header, *arrays = receive()
+        read = msgspec.msgpack.decode(header, type=Header)
+        if read.kind == "end":
+            return
+        found = _arrays(read, arrays)
+        if read.kind == "run":
+            runner.run(decode_inputs(found))
+        else:
+            runner.logits(torch.from_numpy(found[0]))
+
+
+def encode_inputs(inputs: StepInputs) -> list[Frame]:
+    """A step of text, without adapters."""
+    assert not inputs.images, "ranks do not share models that take images"
+    assert inputs.mrope_positions is None, "nor those whose positions have several axes"
+    assert inputs.adapter_rows is None, "nor adapters"
+    own: list[Array] = [
+        *(inputs.query_start, inputs.seq_lens, inputs.prompt_lens, inputs.block_tables),
+        *map(_on_host, (inputs.input_ids, inputs.positions, inputs.slot_mapping, inputs.logit_rows)),
+    ]
+    groups = [array for group in inputs.groups for array in (_on_host(group.slot_mapping), group.block_tables)]
+    return _message("run", [*own, *groups])
+
+
+def decode_inputs(arrays: Sequence[Array]) -> StepInputs:
+    """The step that `encode_inputs` was given."""
+    query_start, seq_lens, prompt_lens, block_tables, *tensors = arrays
+    input_ids, positions, slot_mapping, logit_rows = map(torch.from_numpy, tensors[:4])
+    inputs = StepInputs(
+        input_ids=input_ids,
+        positions=positions,
+        slot_mapping=slot_mapping,
+        query_start=query_start,
+        seq_lens=seq_lens,
+        prompt_lens=prompt_lens,
+        block_tables=block_tables,
+        logit_rows=logit_rows,
+    )
+    own = zip(tensors[4::2], tensors[5::2], strict=True)
+    inputs.groups = tuple(
+        replace(inputs, slot_mapping=torch.from_numpy(mapping), block_tables=tables) for mapping, tables in own
+    )
+    return inputs
+
+
+def encode_plan(plan: PlannedMemory) -> list[Frame]:
+    fields = {name: getattr(plan, name) for name in SharedPlan.__struct_fields__}
+    return [*_message("plan", []), msgspec.msgpack.encode(SharedPlan(**fields))]
+
+
+def decode_plan(frames: Sequence[bytes]) -> SharedPlan:
+    return msgspec.msgpack.decode(frames[1], type=SharedPlan)
+
+
+def encode_end() -> list[Frame]:
+    return _message("end", [])
+
+
+def _message(kind: Literal["plan", "run", "logits", "end"], arrays: Sequence[Array]) -> list[Frame]:
+    whole = [np.ascontiguousarray(array) for array in arrays]
+    header = Header(kind=kind, arrays=tuple((array.dtype.str, array.shape) for array in whole))
+    return [msgspec.msgpack.encode(header), *(array.tobytes() for array in whole)]
+
+
+def _arrays(header: Header, frames: Sequence[bytes]) -> list[Array]:
+    return [
+        np.frombuffer(bytearray(frame), dtype=dtype).reshape(shape)
+        for (dtype, shape), frame in zip(header.arrays, frames, strict=True)
+    ]
+
+
+def _on_host(tensor: torch.Tensor) -> Array:
+    array: Array = tensor.cpu().numpy()
+    return array

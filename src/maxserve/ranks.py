@@ -1,0 +1,14 @@
+"""What joins the processes that share a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maxserve._lazy import exports
+
+if TYPE_CHECKING:
+    from maxserve.plugins.executors.group import LocalGroup
+
+__all__ = ["LocalGroup"]
+
+__getattr__ = exports(__name__, {"LocalGroup": "maxserve.plugins.executors.group"})
