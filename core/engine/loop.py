@@ -409,15 +409,15 @@ class Engine:
         """A policy that fails keeps what it planned until then; requests are served all the same, if unfairly."""
         self._resume = None
         try:
-            self._consult_policy(plan)
+            self._consult_policy(StepView(self._queues, self._cache, self._counters.steps), plan)
         except Exception:
             if not self._policy_failed:
                 log.exception("scheduler %r failed; this is logged once", self._parts.policy_name)
             self._policy_failed = True
         self._queues.joined.clear()
 
-    def _consult_policy(self, plan: StepPlan) -> None:
-        self._parts.policy.plan(StepView(self._queues, self._cache, self._counters.steps), plan)
+    def _consult_policy(self, view: StepView, plan: StepPlan) -> None:
+        self._parts.policy.plan(view, plan)
         if self._idle_until is not None and not plan.entries:
             until = self._idle_until()
             self._resume = until if until is not None and until > time.monotonic() else None
