@@ -10,7 +10,9 @@ import msgspec
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute, compile_path
+from starlette.datastructures import URLPath
+from starlette.routing import BaseRoute, Match, Mount, NoMatchFound, Route, WebSocketRoute, compile_path
+from starlette.types import Receive, Scope, Send
 
 from maxserve.core.http.health_gate import PROBES
 from maxserve.core.interfaces.errors import PluginError, cause
@@ -18,6 +20,7 @@ from maxserve.core.interfaces.errors import PluginError, cause
 ANY_METHOD = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SCHEMA = "/openapi.json"
 
+_FOUND = "maxserve.route"  # the key in a request's scope of the router that DirectRoutes found
 _PARAMETER = re.compile(r"\{[^}:]*(:[^}]*)?\}")
 _ONE, _MANY = "{}", "{path}"  # what a parameter becomes: one segment, or one and all that follow
 
@@ -65,9 +68,14 @@ class RouteTemplates:
     def __init__(self, addresses: Iterable[_Address]) -> None:
         http = [each for each in addresses if "WEBSOCKET" not in each.methods or len(each.methods) > 1]
         self._known = [(compile_path(each.path)[0], each.methods, each.path) for each in http]
+        plain = [(method, each.path) for each in http if not _PARAMETER.search(each.path) for method in each.methods]
+        self._plain = {(method, path): self._first(method, path) for method, path in plain}
 
     def of(self, method: str, path: str) -> str:
         """The template of the route that answers, or of one for another method; "" where no route has the path."""
+        return self._plain.get((method, path)) or self._first(method, path)
+
+    def _first(self, method: str, path: str) -> str:
         found = ""
         for regex, methods, template in self._known:
             if regex.match(path):
@@ -75,6 +83,32 @@ class RouteTemplates:
                     return template
                 found = found or template
         return found
+
+
+class DirectRoutes(BaseRoute):
+    """Leads a path without parameters to the router that has it, before those of all plugins are tried in turn.
+
+    No two plugins may serve the same request, so it makes no difference to the answer whose routes are tried first.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[BaseRoute]] = {}
+
+    def add(self, path: str, routes: Iterable[BaseRoute]) -> None:
+        self._known.setdefault(path, []).extend(routes)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        for route in self._known.get(scope["path"], ()):
+            match, child_scope = route.matches(scope)
+            if match == Match.FULL:
+                return match, {**child_scope, _FOUND: route}
+        return Match.NONE, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await scope.pop(_FOUND).handle(scope, receive, send)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        raise NoMatchFound(name, path_params)
 
 
 def mount_routes(app: FastAPI, mounts: Iterable[RouteMount], probes: Collection[str] = tuple(PROBES)) -> RouteTemplates:
@@ -86,13 +120,18 @@ def mount_routes(app: FastAPI, mounts: Iterable[RouteMount], probes: Collection[
     """
     own = sorted({*probes, SCHEMA})
     taken = [_Address(methods=frozenset({"GET"}), path=path, provider="the server itself") for path in own]
+    direct = DirectRoutes()
+    app.router.routes.insert(0, direct)
     for mount in mounts:
         addresses = list(_addresses(mount.router.routes, mount.root, mount.provider))
         for address in addresses:
             _validate_overlap(address, taken)
         taken += addresses
         _check_schema(mount)
+        before = len(app.router.routes)
         app.include_router(mount.router, prefix=mount.root)
+        for path in {address.path for address in addresses if not _PARAMETER.search(address.path)}:
+            direct.add(path, app.router.routes[before:])
     return RouteTemplates(taken)
 
 

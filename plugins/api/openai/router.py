@@ -25,14 +25,7 @@ from maxserve.plugins.api.openai.version import version
 def router(context: ServerContext) -> APIRouter:
     routes = APIRouter()
     answering = context.once(Answering)
-    models = Models(answering)
-    for prefix in ("/v1", ""):  # base URLs are often given without the version
-        _get(routes, prefix + "/models", models.list)
-    _get(routes, "/v1/models/{name:path}", models.one)
-    routes.add_api_route("/version", version, methods=["GET"], response_model=None)
-    info = TokenizerInfo(context)
-    routes.add_api_route("/tokenizer_info", info.answer, methods=["GET"], response_model=None)
-    Tokenization(answering).add_to(routes)
+    # Tried in this order: what is asked for most comes first.
     chat, completions = Chat(answering), Completions(answering)
     for path, route in ((chat.path, chat), ("/chat/completions", chat), (completions.path, completions)):
         Endpoint(
@@ -43,6 +36,14 @@ def router(context: ServerContext) -> APIRouter:
         ).add_to(routes)
     for endpoint in (*responses_endpoints(answering), *embeddings_endpoints(context)):
         endpoint.add_to(routes)
+    models = Models(answering)
+    for prefix in ("/v1", ""):  # base URLs are often given without the version
+        _get(routes, prefix + "/models", models.list)
+    _get(routes, "/v1/models/{name:path}", models.one)
+    routes.add_api_route("/version", version, methods=["GET"], response_model=None)
+    info = TokenizerInfo(context)
+    routes.add_api_route("/tokenizer_info", info.answer, methods=["GET"], response_model=None)
+    Tokenization(answering).add_to(routes)
     return routes
 
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.staticfiles import StaticFiles
 
@@ -220,3 +221,48 @@ def test_routes_whose_schema_cannot_be_built_are_refused() -> None:
     router.add_api_route("/odd", answer, methods=["POST"])
     with pytest.raises(PluginError, match="plugin 'acme': the schema of its routes cannot be built"):
         create_app(CONTEXT, [("", router, "acme")])
+
+
+class Told(APIRoute):
+    """A route that notes that it is asked whether it has a path."""
+
+    asked: ClassVar[list[str]] = []
+
+    def matches(self, scope: Any) -> Any:
+        self.asked.append(self.path)
+        return super().matches(scope)
+
+
+async def ask(app: Any, method: str, path: str) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        return await http.request(method, path)
+
+
+async def test_a_path_is_led_to_the_plugin_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Told, "asked", [])
+    first, second = APIRouter(route_class=Told), APIRouter(route_class=Told)
+    first.add_api_route("/one", lambda: "one")
+    second.add_api_route("/two", lambda: "two")
+    app = create_app(CONTEXT, [("/", first, "acme"), ("/", second, "beta")])
+
+    assert (await ask(app, "GET", "/two")).json() == "two"
+    assert set(Told.asked) == {"/two"}
+    assert (await ask(app, "GET", "/none")).status_code == 404
+    assert set(Told.asked) == {"/one", "/two"}
+
+
+async def test_one_path_with_methods_of_two_plugins() -> None:
+    app = create_app(CONTEXT, [("/", routes_of("/a"), "acme"), ("/", routes_of("/a", method="PUT"), "beta")])
+
+    assert [(await ask(app, method, "/a")).status_code for method in ("GET", "PUT", "POST")] == [200, 200, 405]
+
+
+async def test_the_first_route_of_a_router_answers_however_it_is_written() -> None:
+    async def named(name: str) -> str:
+        return name
+
+    router = APIRouter()
+    router.add_api_route("/of/{name}", named)
+    router.add_api_route("/of/all", lambda: "all of them")
+
+    assert (await ask(create_app(CONTEXT, [("/", router, "acme")]), "GET", "/of/all")).json() == "all"
