@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -270,6 +271,18 @@ def test_other_dialects(client: openai.OpenAI, server: LiveServer) -> None:
         bad: Any = {"type": "image", "source": {**source, "data": "AAAA"}}
         with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]\.source"):
             other.messages.create(model=MODEL, max_tokens=8, messages=[{"role": "user", "content": [bad]}])
+
+
+def test_routers_are_told_where_images_are(client: openai.OpenAI, server: LiveServer) -> None:
+    body = {"model": MODEL, "messages": asked(data_url(4), data_url(5)), "max_tokens": 1}
+    rendered = httpx.post(f"{server.url}/v1/chat/completions/render", json=body).json()
+    answer = client.chat.completions.create(**body, extra_body={"return_token_ids": True})
+    assert rendered["token_ids"] == answer.model_extra["prompt_token_ids"]
+    one, other = rendered["features"]["mm_hashes"]["image"]
+    assert one != other
+    for place in rendered["features"]["mm_placeholders"]["image"]:
+        span = rendered["token_ids"][place["offset"] : place["offset"] + place["length"]]
+        assert span == span[:1] * TOKENS_OF_IMAGE
 
 
 def test_in_a_program(folder: Path) -> None:

@@ -72,10 +72,19 @@ class Answering:
 
     async def prompt(self, body: ChatBody) -> list[int]:
         """The tokens of a conversation, as `chat` would go on with them."""
+        await self.admit(body)
+        return (await self.rendered(body))[0]
+
+    async def admit(self, body: TextBody) -> Sequence[str]:
+        """What the client is to be warned of; RequestError when this server does not answer such requests."""
         await self._served(body)
-        self._checked(body)
+        return self._checked(body)
+
+    async def rendered(self, body: ChatBody) -> tuple[list[int], tuple[Image, ...]]:
+        """The tokens of a conversation that was admitted, and the images that stand in them."""
         images = await self._images.read(body.images)
-        return (await self.threads.run(partial(self._chat_prompt, body, read_tools(body), images)))[1]
+        _, prompt, placed = await self.threads.run(partial(self._chat_prompt, body, read_tools(body), images))
+        return prompt, placed
 
     def capabilities(self, body: type[TextBody]) -> dict[str, Any]:
         """What a client may ask of this model on this server: fields that are honoured, forms that can be kept."""

@@ -17,6 +17,6 @@ def maxserve_routes() -> Iterable[Routes]:
         default=True,
         failures={"/": "maxserve.plugins.api.openai.failures:failure_response"},
         probes={"/v1/health": Probe()},
-        summary="/v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /pooling, "
-        "/tokenize, /detokenize, /tokenizer_info, /version",
+        summary="/v1/models, /v1/chat/completions and /v1/completions, also with /render, /v1/responses, "
+        "/v1/embeddings, /pooling, /tokenize, /detokenize, /tokenizer_info, /version",
     )

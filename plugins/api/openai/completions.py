@@ -48,8 +48,12 @@ class Completions:
             raise RequestError(
                 "prompt_logprobs come with whole answers only; leave stream out", param="prompt_logprobs"
             )
-        prompts = await self._answering.threads.run(partial(self._prompts, body))
+        prompts = await self.prompts(body)
         return await self._answering.complete(body, prompts, user=user, default_limit=DEFAULT_LIMIT)
+
+    async def prompts(self, body: CompletionBody) -> list[list[int]]:
+        """The tokens of each prompt."""
+        return await self._answering.threads.run(partial(self._prompts, body))
 
     def encoder(self, body: CompletionBody, plan: RequestPlan) -> CompletionEncoder:
         texts = self._texts.wanted(body.return_tokens_as_token_ids)

@@ -16,6 +16,7 @@ from maxserve.plugins.api.openai.choices import Choices
 from maxserve.plugins.api.openai.completions import Completions
 from maxserve.plugins.api.openai.embeddings import embeddings_endpoints
 from maxserve.plugins.api.openai.models import Models, described
+from maxserve.plugins.api.openai.rendering import Rendering
 from maxserve.plugins.api.openai.responses import responses_endpoints
 from maxserve.plugins.api.openai.tokenization import Tokenization
 from maxserve.plugins.api.openai.tokenizer_info import TokenizerInfo
@@ -44,6 +45,7 @@ def router(context: ServerContext) -> APIRouter:
     info = TokenizerInfo(context)
     routes.add_api_route("/tokenizer_info", info.answer, methods=["GET"], response_model=None)
     Tokenization(answering).add_to(routes)
+    Rendering(answering, completions).add_to(routes)
     return routes
 
 
