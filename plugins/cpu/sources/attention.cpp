@@ -2,8 +2,13 @@
 // lie. Codes of 8 bits are widened in registers for decoding; for prompts, and in other narrow types, a block at a time
 // is widened or, where the processor multiplies bfloat16 and rows may be rounded, laid in pairs. Sums and softmax are in
 // float32.
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <vector>
 
 #include "bytes.h"
@@ -17,7 +22,7 @@ constexpr long BLOCK = 128;   // positions looked at in one go
 constexpr long CHUNK = 512;   // positions of one decoding sequence that a thread takes
 constexpr long QUERIES = 32;  // new tokens of one sequence that a thread takes
 constexpr long TALL = 96;     // rows, a query head of a token each, that share what is made of a block of keys and values
-constexpr long TALLER = 384;  // the same where matrix units leave less to be shared
+constexpr long TALLER = 384, TALLEST = 1536;  // the same where matrix units leave less to be shared, by how many there are
 
 // The type of the cache. With PAIRS, rows are rounded to bfloat16, those of 8 bits where a prompt is looked at.
 enum Kind {
@@ -88,12 +93,29 @@ struct Block {
   long step, count;  // floats from one position to the next; positions
 };
 
+// Memory that begins with a line of the cache: rows of a tile, or vectors, that lie in two lines each are read at half the rate.
+template <class T>
+struct FromLine {
+  using value_type = T;
+  static constexpr std::align_val_t LINE_OF_CACHE{64};
+
+  FromLine() = default;
+  template <class U>
+  FromLine(const FromLine<U>&) {}
+  T* allocate(size_t count) { return (T*)::operator new(count * sizeof(T), LINE_OF_CACHE); }
+  void deallocate(T* at, size_t) { ::operator delete(at, LINE_OF_CACHE); }
+  bool operator==(const FromLine&) const { return true; }
+  bool operator!=(const FromLine&) const { return false; }
+};
+template <class T>
+using Lines = std::vector<T, FromLine<T>>;
+
 struct Room {  // of one thread
-  std::vector<vec> heaps;
-  std::vector<float> keys, values, across, queries, scores, sums, peaks, totals, head, weights;
-  std::vector<uint32_t> key_words, value_words, query_words, weight_words;
-  std::vector<uint16_t> key_heads, value_heads;
-  std::vector<char> laid;
+  Lines<vec> heaps;
+  Lines<float> keys, values, across, queries, scores, sums, peaks, totals, head, weights;
+  Lines<uint32_t> key_words, value_words, query_words, weight_words;
+  Lines<uint16_t> key_heads, value_heads;
+  Lines<char> laid;
 };
 thread_local Room room;
 
@@ -136,7 +158,7 @@ void widen_heads(const Call& call, const Stored& stored, bool values, float* out
 }
 
 // Keys, or `values`, as floats: as they lie, or in `room`.
-Block widened(const Call& call, const Stored& stored, bool values, std::vector<float>& room) {
+Block widened(const Call& call, const Stored& stored, bool values, Lines<float>& room) {
   const long wide = padded(call);
   if (call.kind == IN_FLOAT32 && wide == call.dim)
     return {(const float*)(values ? stored.values : stored.keys), stored.step, stored.count};
@@ -621,12 +643,13 @@ __m512 power_of_two(__m512 x) {
 // Rows of prompts' attention: what is known of them after some blocks.
 struct Running {
   float* sums;   // [rows][wide], of weighted values
-  float* peaks;  // [rows], the highest scores
+  float* peaks;  // [rows], the highest scores, or as much as GROWTH below these
   vec* heaps;    // [rows], whose lanes' sums are those of the weights
   long wide;
-
-  Running from(long row) const { return {sums + row * wide, peaks + row, heaps + row, wide}; }
 };
+
+// How much higher than its peak a row's scores may be: their weights are 256 then. A new peak takes longer than weighing the row.
+constexpr float GROWTH = 5.545f;
 
 // scores[rows][BLOCK] of a block become its weights, pairs of bfloat16; what was there before is brought to the new peaks.
 // Weights of values with scales are multiplied by these.
@@ -640,8 +663,9 @@ void weigh(const float* scores, long rows, const Running& running, const float* 
     vec high = load(scores);
 #pragma GCC unroll 8
     for (long i = LANES; i < BLOCK; i += LANES) high = larger(high, load(scores + i));
-    if (_mm512_cmp_ps_mask((__m512)high, _mm512_set1_ps(peaks[r]), _CMP_GT_OQ)) {
-      const float peak = highest(high), factor = std::exp(peaks[r] - peak);
+    if (__builtin_expect(_mm512_cmp_ps_mask((__m512)high, _mm512_set1_ps(peaks[r] + GROWTH), _CMP_GT_OQ), 0)) {
+      const float peak = highest(high);
+      const vec factor = exponential(spread(peaks[r] - peak));  // a call would cost all that registers hold
       for (long d = 0; d < wide; d += LANES) store(sums + d, load(sums + d) * factor);
       heaps[r] *= factor;
       peaks[r] = peak;
@@ -672,13 +696,13 @@ class ByDots {
  public:
   static constexpr long HEIGHT = ROWS;
 
-  // scores[ROWS][BLOCK] = queries[ROWS][words] * the block's keys
+  // scores[HEIGHT][BLOCK] = queries[HEIGHT][words] * the keys of the block's first `count` positions
   void scores(const uint32_t* queries, long words, const uint32_t* keys, long count, float* scores) const {
     for (long i = 0; i < count; i += WIDTH)
       tile<ROWS, 1, Dot>(queries, words, (const Dot*)keys + i * words, WIDTH, 0, {scores + i, BLOCK}, words);
   }
 
-  // sums[ROWS][wide] += weights[ROWS][BLOCK / 2] * the block's values
+  // sums[HEIGHT][wide] += weights[HEIGHT][BLOCK / 2] * the values of as many positions
   void add_values(const uint32_t* weights, long wide, const uint32_t* values, long count, float* sums) const {
     for (long d = 0; d < wide; d += WIDTH)
       tile<ROWS, 1, Dot>(weights, BLOCK / 2, (const Dot*)values + d, wide, 0, onto(sums + d, wide), (count + 1) / 2);
@@ -687,59 +711,77 @@ class ByDots {
 
 #if defined(MATRIX_UNITS)
 
-// The same by matrix units: two tiles of rows by two of positions or entries at a time.
+// The same by matrix units: a tile of rows by four of positions or entries at a time. Half of a square of rows, so that the first
+// cache keeps a block of keys and values beside scores and weights.
 class ByUnits {
-  static constexpr long HALF = ::HEIGHT, WORDS = STEP / 2, LINE_OF_WEIGHTS = BLOCK * sizeof(uint16_t);
+  static constexpr long WORDS = STEP / 2, LINE_OF_WEIGHTS = BLOCK * sizeof(uint16_t);
   Units units_;
 
-  // Tiles 0 to 3 += a[HEIGHT][steps * WORDS] * b[steps * WORDS][2 * HALF]; lines are in bytes.
-  static void add(const uint32_t* a, long a_line, const uint32_t* b, long b_line, long steps) {
-    for (long s = 0; s < steps; s++, a += WORDS, b += WORDS * b_line / 4) {
-      _tile_loadd(4, a, a_line);
-      _tile_loadd(6, b, b_line);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(7, b + HALF, b_line);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_loadd(5, a + HALF * a_line / 4, a_line);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
+  // Tiles 0 and 1, or all to 3, += a[16][WORDS] * b[WORDS][32 or 64]; `next`: words from the first half of b to the second.
+  template <bool ALL>
+  static void add(const uint32_t* a, long a_line, const uint32_t* b, long b_line, long next) {
+    _tile_loadd(4, a, a_line);
+    _tile_loadd(5, b, b_line);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, b + LANES, b_line);
+    _tile_dpbf16ps(1, 4, 6);
+    if (!ALL) return;
+    _tile_loadd(7, b + next, b_line);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_loadd(5, b + next + LANES, b_line);
+    _tile_dpbf16ps(3, 4, 5);
   }
 
+  template <bool ALL>
   static void store(float* to, long line) {
     _tile_stored(0, to, line);
-    _tile_stored(1, to + HALF, line);
-    _tile_stored(2, to + HALF * line / 4, line);
-    _tile_stored(3, to + HALF * line / 4 + HALF, line);
+    _tile_stored(1, to + LANES, line);
+    if (!ALL) return;
+    _tile_stored(2, to + WIDTH, line);
+    _tile_stored(3, to + WIDTH + LANES, line);
+  }
+
+  template <bool ALL>
+  static void score(const uint32_t* queries, long words, const uint32_t* keys, float* scores) {
+    _tile_zero(0);
+    _tile_zero(1);
+    if (ALL) {
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    for (long s = 0; s < words; s += WORDS) add<ALL>(queries + s, words * 4, keys + s * WIDTH, LINE, words * WIDTH);
+    store<ALL>(scores, BLOCK * 4);
+  }
+
+  template <bool ALL>
+  static void add_some(const uint32_t* weights, long wide, const uint32_t* values, long count, float* sums) {
+    const long line = wide * 4;
+    _tile_loadd(0, sums, line);
+    _tile_loadd(1, sums + LANES, line);
+    if (ALL) {
+      _tile_loadd(2, sums + WIDTH, line);
+      _tile_loadd(3, sums + WIDTH + LANES, line);
+    }
+    for (long s = 0; s < count; s += STEP) add<ALL>(weights + s / 2, LINE_OF_WEIGHTS, values + s / 2 * wide, line, WIDTH);
+    store<ALL>(sums, line);
   }
 
  public:
-  static constexpr long HEIGHT = SQUARE;
+  static constexpr long HEIGHT = ::HEIGHT;
 
-  ByUnits() { units_.shape(HALF, HALF); }
+  ByUnits() { units_.shape(HEIGHT, HEIGHT); }
 
   void scores(const uint32_t* queries, long words, const uint32_t* keys, long count, float* scores) const {
-    for (long i = 0; i < count; i += WIDTH) {
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-      add(queries, words * 4, keys + i * words, LINE, words / WORDS);
-      store(scores + i, BLOCK * 4);
-    }
+    long i = 0;
+    for (; i + WIDTH < count; i += 2 * WIDTH) score<true>(queries, words, keys + i * words, scores + i);
+    if (i < count) score<false>(queries, words, keys + i * words, scores + i);
   }
 
   void add_values(const uint32_t* weights, long wide, const uint32_t* values, long count, float* sums) const {
-    const long line = wide * 4;
-    for (long d = 0; d < wide; d += WIDTH) {
-      float* to = sums + d;
-      _tile_loadd(0, to, line);
-      _tile_loadd(1, to + HALF, line);
-      _tile_loadd(2, to + HALF * wide, line);
-      _tile_loadd(3, to + HALF * wide + HALF, line);
-      add(weights, LINE_OF_WEIGHTS, values + d, line, (count + STEP - 1) / STEP);
-      store(to, line);
-    }
+    asm volatile("" : : : "memory");  // weights and sums were written: GCC does not know that tiles are loaded from memory
+    long d = 0;
+    for (; d + WIDTH < wide; d += 2 * WIDTH) add_some<true>(weights, wide, values + d, count, sums + d);
+    if (d < wide) add_some<false>(weights, wide, values + d, count, sums + d);
   }
 };
 
@@ -751,8 +793,8 @@ void clear_values(const Call& call, const Stored& stored) {
 
 #endif
 
-// As `prompt`, a tile of rows at a time, so that scores and weights stay near. A tile's scores are made before the tile before
-// it is weighed, and its values added after the next one is: units wait for what vectors have just written, and they for it.
+// As `prompt`, a tile of rows at a time, so that scores and weights stay near. Between a tile's weights and its values, the next
+// tile's scores are made: units and vectors wait for nothing that the others have just written.
 template <class Products>
 void prompt_by_pairs(const Call& call, const Task& task) {
   static_assert(BLOCK % (2 * LANES) == 0);
@@ -772,52 +814,47 @@ void prompt_by_pairs(const Call& call, const Task& task) {
     read_queries(call, start + task.first + t, task.head, own.queries.data() + t * group * wide);
   round_queries(rows, wide);
   const long last = before + task.end, position = before + task.first;
-  alignas(64) float scores[2][HEIGHT * BLOCK];
-  alignas(64) uint32_t weights[2][HEIGHT * BLOCK / 2];
+  alignas(64) float scores[HEIGHT * BLOCK];
+  alignas(64) uint32_t weights[HEIGHT * BLOCK / 2];
   Scales scales;
   const bool scaled = of_int8(call);
-  const Running running{own.sums.data(), own.peaks.data(), own.heaps.data(), wide};
+  const uint32_t* queries = own.query_words.data();
+  float *sums = own.sums.data(), *peaks = own.peaks.data();
+  vec* heaps = own.heaps.data();
   const long seen = call.first_seen(position);
   for (long low = first_block(seen); low < last;) {
     const long end = std::min(low + BLOCK, last);
     const Stored stored = of_bytes(call) ? gather_words(call, table, task.head, low, seen, end, scales)
                                          : block_at(call, table, task.head, low, seen, end, end - low);
-    const bool clear = stored.count == BLOCK && low + BLOCK <= position + 1 && low >= call.first_seen(last - 1);
-    const bool plain = clear && !scaled && call.cap == 0.0f;
     pair_keys(call, stored);
     pair_values(call, stored);
 #if defined(MATRIX_UNITS)
     clear_values(call, stored);
 #endif
-    const uint32_t *queries = own.query_words.data(), *key_words = own.key_words.data(), *value_words = own.value_words.data();
-    const auto score = [&](long first) {
-      products.scores(queries + first * words, words, key_words, stored.count, scores[first / HEIGHT % 2]);
+    const uint32_t *keys = own.key_words.data(), *values = own.value_words.data();
+    const auto position_of = [&](long row) { return std::min(position + row / group, last - 1); };  // its token's position
+    const auto count_of = [&](long first) { return std::min(stored.count, position_of(first + HEIGHT - 1) + 1 - low); };
+    const auto see = [&](float* row, long at) {
+      for (long i = 0; scaled && i < BLOCK; i += LANES) store(row + i, load(row + i) * load(scales.keys + i));
+      bound(call, row, stored.count);
+      std::fill(row + stored.count, row + BLOCK, -INFINITY);
+      hide(call, at, stored.count, low, row);
     };
-    const auto weigh_rows = [&](long first) {
-      float* from = scores[first / HEIGHT % 2];
-      for (long r = 0; !plain && r < HEIGHT; r++) {
-        float* row = from + r * BLOCK;
-        for (long i = 0; scaled && i < BLOCK; i += LANES) store(row + i, load(row + i) * load(scales.keys + i));
-        bound(call, row, stored.count);
-        if (clear) continue;
-        std::fill(row + stored.count, row + BLOCK, -INFINITY);
-        hide(call, std::min(position + (first + r) / group, last - 1), stored.count, low, row);
-      }
-      if (scaled) weigh<true>(from, HEIGHT, running.from(first), scales.values, weights[first / HEIGHT % 2]);
-      else weigh<false>(from, HEIGHT, running.from(first), nullptr, weights[first / HEIGHT % 2]);
-    };
-    const auto add = [&](long first) {
-      products.add_values(weights[first / HEIGHT % 2], wide, value_words, stored.count, running.sums + first * wide);
-    };
-    long begin = 0;
-    while (low > position + (begin + HEIGHT - 1) / group) begin += HEIGHT;  // none of these rows sees the block
+    long begin = 0, until = rows;  // the others do not see the block
+    while (count_of(begin) <= 0) begin += HEIGHT;
+    while (low + stored.count <= call.first_seen(position_of(until - HEIGHT))) until -= HEIGHT;
+    const auto score = [&](long first) { products.scores(queries + first * words, words, keys, count_of(first), scores); };
     score(begin);
-    for (long first = begin; first < rows; first += HEIGHT) {
-      if (first + HEIGHT < rows) score(first + HEIGHT);
-      weigh_rows(first);
-      if (first > begin) add(first - HEIGHT);
+    for (long first = begin; first < until; first += HEIGHT) {
+      const bool plain = !scaled && call.cap == 0.0f && low + BLOCK <= position_of(first) + 1 && stored.count == BLOCK &&
+                         low >= call.first_seen(position_of(first + HEIGHT - 1));
+      for (long r = 0; !plain && r < HEIGHT; r++) see(scores + r * BLOCK, position_of(first + r));
+      const Running running{sums + first * wide, peaks + first, heaps + first, wide};
+      if (scaled) weigh<true>(scores, HEIGHT, running, scales.values, weights);
+      else weigh<false>(scores, HEIGHT, running, nullptr, weights);
+      if (first + HEIGHT < until) score(first + HEIGHT);
+      products.add_values(weights, wide, values, count_of(first), sums + first * wide);
     }
-    add(rows - HEIGHT);
     low += stored.count;
   }
   for (long r = 0; r < count; r++) {
@@ -909,9 +946,19 @@ static void divide_few(const Attention& call, long sequence, long head, Tasks& t
   }
 }
 
+// Rows that share what is made of a block, so many that all threads have several tasks.
+static long rows_of_task(const Attention& call) {
+  if (!matrix_units()) return TALL;
+#if defined(_OPENMP)
+  const long threads = omp_get_max_threads();
+#else
+  const long threads = 1;
+#endif
+  return std::clamp(call.tokens * call.heads / (16 * threads), TALLER, TALLEST);
+}
+
 Tasks divide(const Attention& call) {
-  const long tall = matrix_units() ? TALLER : TALL;
-  const long queries = prompts_in_pairs(call) ? std::max(QUERIES, tall / call.group()) : QUERIES;
+  const long queries = prompts_in_pairs(call) ? std::max(QUERIES, rows_of_task(call) / call.group()) : QUERIES;
   Tasks tasks;
   long part = 0;
   for (long s = 0; s < call.sequences; s++) {

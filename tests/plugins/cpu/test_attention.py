@@ -21,7 +21,7 @@ from maxserve.registry import Host
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.served import Served
 from maxserve.testing.speculator import few_pages
-from maxserve.testing.tiny_cache import TinyCache, make_step
+from maxserve.testing.tiny_cache import PlainAttention, TinyCache, make_step
 from maxserve.testing.tiny_configs import tiny_config
 
 pytestmark = pytest.mark.compiler
@@ -134,6 +134,23 @@ def test_prompts_do_not_depend_on_pages_and_cuts(rules: dict[str, Any], dtype: t
         cut = outcome(counts, dtype, 16, scatter, **rules)
         prompts = sum(count for count in counts if count > 16)
         assert torch.equal(cut[:, :prompts], whole[:, :prompts])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rise", [0.0, 0.3, 1.0, 30.0])
+def test_scores_of_prompts_may_rise_from_block_to_block(rise: float, dtype: torch.dtype) -> None:
+    """Less than what peaks are kept for, as much, or to where all before is nothing; beside attention in float64."""
+    layer, length = CacheLayer(kv_heads=KV_HEADS, head_dim=64), 1000
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(length, heads, 64, generator=generator).bfloat16() for heads in (HEADS, KV_HEADS, KV_HEADS))
+    k = (k * (1 + rise * torch.arange(length) / 128)[:, None, None]).bfloat16()
+    found, expected = (
+        make_step(TinyCache([layer], max_length=length, dtype=dtype, attention=each), [(0, [0] * length)])
+        .attend(0, q.float(), k.float(), v.float(), None, None)
+        .double()
+        for each in (NativeAttention, PlainAttention)
+    )
+    torch.testing.assert_close(found, expected, atol=2e-2 if dtype is torch.bfloat16 else 1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn", "float32", "bfloat16"])
