@@ -4,6 +4,10 @@ Each hook is called once per process, at start, and answers "what do you offer?"
 `maxserve.interfaces`. None is called while requests are served.
 """
 
+# A specification is never called: it has no body.
+# mypy: disable-error-code="empty-body"
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -15,6 +19,7 @@ from maxserve.core.interfaces.adapter import Adapter
 from maxserve.core.interfaces.adapter_source import AdapterSource
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import AttentionBackend
+from maxserve.core.interfaces.balancer import Balancer
 from maxserve.core.interfaces.cache import CacheFormat, CacheStrategy, EvictionPolicy
 from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
 from maxserve.core.interfaces.config import ConfigSection
@@ -56,7 +61,6 @@ def maxserve_config() -> Iterable[ConfigSection]:
 
     Example: ``yield ConfigSection(name="shortest-first", schema=Config)``
     """
-    return ()
 
 
 @hookspec
@@ -76,7 +80,6 @@ def maxserve_architectures() -> Iterable[Architecture]:
 
     Example: ``yield Architecture(name="AcmeForCausalLM", build="acme.model:Model")``
     """
-    return ()
 
 
 @hookspec
@@ -85,7 +88,6 @@ def maxserve_engines() -> Iterable[Engine]:
 
     Example: ``yield Engine(name="acme", tasks=("classification",), build="acme.engine:build")``
     """
-    return ()
 
 
 @hookspec
@@ -94,7 +96,6 @@ def maxserve_cache_strategies() -> Iterable[CacheStrategy]:
 
     Example: ``yield CacheStrategy(name="hits-per-token", build="acme.cache:build")``
     """
-    return ()
 
 
 @hookspec
@@ -103,7 +104,6 @@ def maxserve_eviction_policies() -> Iterable[EvictionPolicy]:
 
     Example: ``yield EvictionPolicy(name="pinned-last", build="acme.eviction:PinnedLast")``
     """
-    return ()
 
 
 @hookspec
@@ -112,7 +112,6 @@ def maxserve_cache_formats() -> Iterable[CacheFormat]:
 
     Example: ``yield CacheFormat(name="int4", build="acme.int4:Int4")``
     """
-    return ()
 
 
 @hookspec
@@ -121,7 +120,6 @@ def maxserve_schedulers() -> Iterable[Scheduler]:
 
     Example: ``yield Scheduler(name="shortest-first", build="acme.policy:ShortestFirst")``
     """
-    return ()
 
 
 @hookspec
@@ -130,7 +128,6 @@ def maxserve_samplers() -> Iterable[Sampler]:
 
     Example: ``yield Sampler(name="min_p", params="acme:MinP", build="acme.min_p:build")``
     """
-    return ()
 
 
 @hookspec
@@ -139,7 +136,6 @@ def maxserve_attention_backends() -> Iterable[AttentionBackend]:
 
     Example: ``yield AttentionBackend(name="torch", build="acme.attention:Paged", devices=("cpu",))``
     """
-    return ()
 
 
 @hookspec
@@ -148,7 +144,6 @@ def maxserve_linear_methods() -> Iterable[LinearMethod]:
 
     Example: ``yield LinearMethod(name="packed", build="acme.linear:Packed", devices=("cpu",))``
     """
-    return ()
 
 
 @hookspec
@@ -157,7 +152,6 @@ def maxserve_adapters() -> Iterable[Adapter]:
 
     Example: ``yield Adapter(name="acme", build="acme.adapters:Table")``
     """
-    return ()
 
 
 @hookspec
@@ -166,7 +160,6 @@ def maxserve_weight_formats() -> Iterable[WeightFormat]:
 
     Example: ``yield WeightFormat(name="acme", build="acme.files:Format", suffixes=(".acme",))``
     """
-    return ()
 
 
 @hookspec
@@ -175,7 +168,6 @@ def maxserve_quantization_formats() -> Iterable[QuantizationFormat]:
 
     Example: ``yield QuantizationFormat(name="acme4", build="acme.format:Acme4")``
     """
-    return ()
 
 
 @hookspec
@@ -184,7 +176,6 @@ def maxserve_layer_compilers() -> Iterable[LayerCompiler]:
 
     Example: ``yield LayerCompiler(name="acme", build="acme.layers:Compiler", devices=("cuda",))``
     """
-    return ()
 
 
 @hookspec
@@ -193,7 +184,6 @@ def maxserve_model_runners() -> Iterable[ModelRunner]:
 
     Example: ``yield ModelRunner(name="acme", build="acme.runner:Runner", devices=("cuda",))``
     """
-    return ()
 
 
 @hookspec
@@ -202,7 +192,6 @@ def maxserve_speculators() -> Iterable[Speculator]:
 
     Example: ``yield Speculator(name="acme", build="acme.drafter:Drafter")``
     """
-    return ()
 
 
 @hookspec
@@ -211,7 +200,6 @@ def maxserve_grammar_backends() -> Iterable[GrammarBackend]:
 
     Example: ``yield GrammarBackend(name="acme", build="acme.grammar:Compiler", accepts=frozenset({"regex"}))``
     """
-    return ()
 
 
 @hookspec(firstresult=True)
@@ -247,7 +235,14 @@ def maxserve_executors() -> Iterable[Executor]:
 
     Example: ``yield Executor(name="acme", build="acme.executor:Launcher")``
     """
-    return ()
+
+
+@hookspec
+def maxserve_balancers() -> Iterable[Balancer]:
+    """What spreads requests over the replicas of a model.
+
+    Example: ``yield Balancer(name="acme", build="acme.balancer:Shortest")``
+    """
 
 
 @hookspec
@@ -256,7 +251,6 @@ def maxserve_http_servers() -> Iterable[HttpServer]:
 
     Example: ``yield HttpServer(name="acme", build="acme.server:Server")``
     """
-    return ()
 
 
 @hookspec
@@ -265,7 +259,6 @@ def maxserve_adapter_sources() -> Iterable[AdapterSource]:
 
     Example: ``yield AdapterSource(name="acme", build="acme.adapters:Shelf")``
     """
-    return ()
 
 
 @hookspec
@@ -274,7 +267,6 @@ def maxserve_middleware() -> Iterable[Middleware]:
 
     Example: ``yield Middleware(name="acme-login", build="acme.login:build", after=("access",))``
     """
-    return ()
 
 
 @hookspec
@@ -283,7 +275,6 @@ def maxserve_routes() -> Iterable[Routes]:
 
     Example: ``yield Routes(name="acme", build="acme.http:router")``
     """
-    return ()
 
 
 @hookspec
@@ -292,7 +283,6 @@ def maxserve_tool_parsers() -> Iterable[ToolParser]:
 
     Example: ``yield ToolParser(name="acme", build="acme.calls:Reader", markers=("<call>",))``
     """
-    return ()
 
 
 @hookspec
@@ -301,7 +291,6 @@ def maxserve_reasoning_parsers() -> Iterable[ReasoningParser]:
 
     Example: ``yield ReasoningParser(name="acme", build="acme.thoughts:Reader", markers=("<thought>",))``
     """
-    return ()
 
 
 @hookspec
@@ -310,7 +299,6 @@ def maxserve_observers() -> Iterable[Observer]:
 
     Example: ``yield Observer(name="statsd", build="acme.statsd:Observer")``
     """
-    return ()
 
 
 @hookspec(firstresult=True)

@@ -13,6 +13,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.attention", "maxserve.plugins.attention"),
     ("builtin.runners", "maxserve.plugins.runners"),
     ("builtin.executors", "maxserve.plugins.executors"),
+    ("builtin.replicas", "maxserve.plugins.replicas"),
     ("builtin.native", "maxserve.plugins.cpu"),
     ("builtin.safetensors", "maxserve.plugins.safetensors"),
     ("builtin.gguf", "maxserve.plugins.gguf"),

@@ -19,29 +19,21 @@ def validate_shared(settings: Settings, host: Host, files: ModelFiles) -> None:
     """SettingsError naming what does not go with several ranks yet, and what to do."""
     model, ranks = settings.model, f"--devices {settings.model.devices}"
     architecture = host.architectures.get(files.architecture).component
-    if not architecture.tensor_parallel:
-        raise SettingsError(
-            f"{ranks}: architecture {architecture.name!r} does not say that ranks can share it (tensor_parallel); "
-            "name one device"
-        )
-    if settings.speculative.speculative_method is not None:
-        method = f"--speculative-method {settings.speculative.speculative_method}"
-        raise SettingsError(f"{method} does not go with {ranks} yet; leave it out, or name one device")
-    if settings.kv_cache.enable_kvcache_swapping_to_host:
-        raise SettingsError(
-            f"--enable-kvcache-swapping-to-host does not go with {ranks} yet: only the first rank would keep copies; "
-            "leave it out, or name one device"
-        )
-    if model.layer_compiler not in COMPILERS:
-        raise SettingsError(
-            f"--layer-compiler {model.layer_compiler} does not go with {ranks}: ranks meet within each layer, which "
-            "then runs as it is written; leave it out, or name one device"
-        )
-    if files.rounding or quantization_of(host, files.config, files.ref) is not None:
-        raise SettingsError(
-            f"{ranks}: quantized weights are not shared among ranks yet; name one device, or serve the model in "
-            "bfloat16 or float32"
-        )
+    method, compiler = settings.speculative.speculative_method, model.layer_compiler
+    refused = {
+        f"{ranks}: architecture {architecture.name!r} does not say that ranks can share it (tensor_parallel); name one "
+        "device": not architecture.tensor_parallel,
+        f"--speculative-method {method} does not go with {ranks} yet; leave it out, or name one device": method,
+        f"--enable-kvcache-swapping-to-host does not go with {ranks} yet: only the first rank would keep copies; leave "
+        "it out, or name one device": settings.kv_cache.enable_kvcache_swapping_to_host,
+        f"--layer-compiler {compiler} does not go with {ranks}: ranks meet within each layer, which then runs as it is "
+        "written; leave it out, or name one device": compiler not in COMPILERS,
+        f"{ranks}: quantized weights are not shared among ranks yet; name one device, or serve the model in bfloat16 "
+        "or float32": files.rounding or quantization_of(host, files.config, files.ref) is not None,
+    }
+    for text, asked in refused.items():
+        if asked:
+            raise SettingsError(text)
 
 
 def validate_no_adapters(settings: Settings, adapters: object) -> None:

@@ -13,13 +13,7 @@ if TYPE_CHECKING:
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.adapter import AdapterSlots
     from maxserve.core.interfaces.architecture import Model, ModelSpec
-    from maxserve.core.interfaces.cache import (
-        BuiltCacheFormat,
-        CacheFactors,
-        CacheGroup,
-        CacheLayer,
-        CacheStrategy,
-    )
+    from maxserve.core.interfaces.cache import BuiltCacheFormat, CacheFactors, CacheGroup, CacheLayer, CacheStrategy
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.memory import PlannedMemory
     from maxserve.core.interfaces.scheduler import Scheduler

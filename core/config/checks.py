@@ -21,6 +21,7 @@ def check(settings: Settings) -> Settings:
     settings = _adjust_scheduling(settings)
     settings = _adjust_server(settings)
     check_checkpoint(settings.model, "--")
+    _check_devices(settings)
     _check_cache(settings)
     _check_speculation(settings)
     return settings
@@ -93,11 +94,15 @@ def check_checkpoint(model: CheckpointSettings, prefix: str) -> None:
             f"{prefix}cache-quantized keeps rounded weights: give {prefix}quantization-encoding, such as q4_k, or "
             "leave it out"
         )
+
+
+def _check_devices(settings: Settings) -> None:
+    model = settings.model
     devices = max(1, len(gpu_numbers(model.devices)), cpu_ranks(model.devices))
-    if model.data_parallel_degree not in (1, devices):
+    if devices % model.data_parallel_degree:
         raise SettingsError(
-            f"{prefix}data-parallel-degree {model.data_parallel_degree}: expected 1 or the number of devices, which "
-            f"is {devices} ({prefix}devices {model.devices})"
+            f"--data-parallel-degree {model.data_parallel_degree}: expected 1 or the number of devices, or what "
+            f"divides that; it is {devices} (--devices {model.devices})"
         )
 
 
@@ -131,6 +136,9 @@ def validate_supported(settings: Settings, sections: Sequence[PluginSection] = (
     plugins.
     """
     refused = []
+    if len(gpu_numbers(settings.model.devices)) > settings.model.data_parallel_degree:
+        instead = "name one, such as gpu:0, or give each a replica (--data-parallel-degree)"
+        refused.append(f"--devices with several GPUs that share a model is not supported yet ({instead})")
     for option in catalog(sections):
         value, some = option.value(settings), option.unsupported_values
         if option.unsupported:

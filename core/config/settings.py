@@ -20,7 +20,6 @@ from maxserve.core.config.values import (
     RopeType,
     SpeculativeMethod,
     Task,
-    gpu_numbers,
 )
 from maxserve.core.interfaces.config import Option, UnsupportedValues
 from maxserve.core.interfaces.errors import SettingsError
@@ -122,21 +121,14 @@ class CheckpointSettings(Section):
         "such as max_pixels or max_dynamic_patch.",
     )
     data_parallel_degree: Annotated[
-        int,
-        UnsupportedValues(refused=lambda degree: degree != 1, what="with several replicas", instead="use 1"),
-        Field(description="Replicas of the whole model; 1, or as many as there are devices.", ge=1),
+        int, Field(description="Replicas of the whole model, each on an equal part of the devices.", ge=1)
     ] = 1
     devices: Annotated[
         DeviceList,
-        UnsupportedValues(
-            refused=lambda devices: len(gpu_numbers(devices)) > 1,
-            what="with several GPUs",
-            instead="name one, such as gpu:0",
-        ),
         Field(
             description="Where the model runs: gpu is GPU 0, default is GPU 0 if there is one and else the CPU. "
             "cpu:0,1 are two processes on CPUs that have a part of it each: a trial of what several GPUs will do, and "
-            "slower than one."
+            "slower than one; with --data-parallel-degree 2 each has all of it."
         ),
     ] = "default"
 
@@ -472,6 +464,11 @@ class ServerSettings(Section):
             min_length=1,
         ),
     ] = "local"
+    balancer: Annotated[
+        str,
+        Option(metavar="NAME", registry="balancers", server=True),
+        Field(description="What spreads requests over replicas: least_cost, or a plugin's name for it.", min_length=1),
+    ] = "least_cost"
     http_server: Annotated[
         str,
         Option(metavar="NAME", registry="http_servers", server=True),

@@ -279,9 +279,11 @@ class Drafting:
     def measuring(self) -> Iterator[None]:
         """Steps have no drafts meanwhile: how long they take by their rows is learned."""
         self._learned = 1
-        with nullcontext() if self._lengths is None else self._lengths.measuring():
-            yield
-        self._learned = LEARNED
+        try:
+            with nullcontext() if self._lengths is None else self._lengths.measuring():
+                yield
+        finally:
+            self._learned = LEARNED
 
     @property
     def adapts(self) -> bool:

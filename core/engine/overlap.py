@@ -40,7 +40,6 @@ class DeviceQueue(Protocol):
 
     def settle(self) -> None:
         """Returns when nothing that was put here can touch memory that is handed out from now on."""
-        ...
 
     def close(self) -> None: ...
 

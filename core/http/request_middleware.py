@@ -25,12 +25,7 @@ class RequestMiddleware:
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        dialects: FailureDialects,
-        observers: Observers,
-        templates: RouteTemplates,
+        self, app: ASGIApp, *, dialects: FailureDialects, observers: Observers, templates: RouteTemplates
     ) -> None:
         self._app, self._dialects = app, dialects
         self._observers, self._templates = observers, templates

@@ -170,7 +170,6 @@ class LowRank(Protocol):
 
     def lay_in_panels(self) -> None:
         """From now on factors lie so. By compiled layers, before a slot holds anything; again it changes nothing."""
-        ...
 
 
 class AdapterTable(Protocol):
@@ -202,7 +201,6 @@ class AdapterTable(Protocol):
 
     def place(self, adapter: Any, slot: int) -> None:
         """Has a slot (1 … slots) hold an adapter that `load` gave; no step that is on its way uses the slot."""
-        ...
 
 
 @runtime_checkable
@@ -278,7 +276,6 @@ class AdapterPool(Protocol):
 
     def end(self, adapter: Any) -> None:
         """A request with this adapter is over."""
-        ...
 
     def enter(self, adapter: Any) -> bool:
         """Gives the adapter a slot until `leave`; False where others have all of them."""
@@ -287,15 +284,12 @@ class AdapterPool(Protocol):
     def leave(self, adapter: Any) -> None: ...
     def change(self, change: AdapterChange) -> None:
         """Begins a change; its id is in `done` once it is made, or in `rejected`. RequestError if it cannot begin."""
-        ...
 
     def collect(self) -> None:
         """Serves what has been read."""
-        ...
 
     def adapt_rows(self, slots: NDArray[np.int64] | None, device: torch.device) -> None:
         """Has projections correct rows of which these are the slots, 0 for none, until it is called again."""
-        ...
 
     def close(self) -> None: ...
 
@@ -314,11 +308,9 @@ class AdapterSlots(AdapterPool, Protocol):
     def named(self, name: str) -> SlottedAdapter | None: ...
     def correct(self) -> None:
         """Has them correct the model's projections, once these have their weights and before layers are compiled."""
-        ...
 
     def load_initial(self) -> None:
         """Loads those that are to be served from the start; SettingsError for one that cannot be."""
-        ...
 
     def has_room(self, adapter: Any) -> bool:
         """Whether `enter` would give it a slot now."""
@@ -330,7 +322,6 @@ class AdapterSlots(AdapterPool, Protocol):
 
     def wait(self, seconds: float) -> None:
         """Sleeps until there is something to `collect`, or that long."""
-        ...
 
     def rows(self, slots: NDArray[np.int64], device: torch.device) -> AdapterRows | None:
         """The rows by adapter, of rows with these slots; None where none has an adapter."""

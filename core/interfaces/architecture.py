@@ -158,7 +158,6 @@ class Model(Protocol):
 
     def prepare(self) -> None:
         """Computes what no checkpoint holds (rope tables); called once, when the weights are on their device."""
-        ...
 
     def forward(self, step: StepContext) -> torch.Tensor:
         """Hidden states after the last norm, [T, dim]."""
@@ -175,7 +174,6 @@ class BoundsPositions(Protocol):
 
     def bound_positions(self, count: int) -> None:
         """No text that is served has more than `count`; called before `prepare`, if at all."""
-        ...
 
 
 @runtime_checkable

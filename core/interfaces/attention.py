@@ -88,7 +88,6 @@ class Attention(Protocol):
 
     def begin(self, inputs: StepInputs) -> None:
         """Called once a step, before the model runs: plan here what all layers share."""
-        ...
 
     def attend(
         self,

@@ -129,18 +129,15 @@ class Cache(Protocol):
 
     def commit(self, row: int, tokens: NDArray[np.int64]) -> None:
         """Says that keys and values of `tokens`, all from the start, are written: full pages may be shared."""
-        ...
 
     def truncate(self, row: int, length: int) -> None:
         """Takes back what was reserved behind the row's first `length` tokens, such as drafts that were rejected.
 
         Nothing that was committed is among it. Pages wholly behind them are given back; the row may grow again.
         """
-        ...
 
     def close(self, row: int) -> None:
         """Gives the row's pages back; committed ones stay as cached prefixes until they are evicted."""
-        ...
 
     def sizes(self) -> CacheSizes: ...
 
@@ -150,7 +147,6 @@ class Cache(Protocol):
 
     def check(self) -> None:
         """Recounts everything; raises AssertionError naming what is wrong."""
-        ...
 
 
 class NodeOrder(Protocol):

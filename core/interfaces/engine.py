@@ -173,7 +173,6 @@ class LoadsModel(Protocol):
 
         `positions` is how many texts have at most; None: as many as the model was made for.
         """
-        ...
 
 
 class LoadsModels(LoadsModel, Protocol):
@@ -204,11 +203,9 @@ class LoadsModels(LoadsModel, Protocol):
 
     def fill_module(self, module: torch.nn.Module, weights: WeightMap, positions: int | None = None) -> None:
         """As `fill`, but that the module does not prepare anything."""
-        ...
 
     def compile_layers(self, module: torch.nn.Module, attention: Attention) -> None:
         """Replaces layers by their compiled calls where there are some, unless the checkpoint's options forbid it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,12 +233,10 @@ class ServedEngine(Protocol):
 
     def add(self, request: Request | EncodeRequest) -> None:
         """RequestError for what this engine does not do, and for what can never be served."""
-        ...
 
     def abort(self, ids: Iterable[str]) -> None: ...
     def serve_grammars(self, wake: Callable[[], None]) -> None:
         """Gets ready for constrained requests, beside the loop. `wake` ends a pause; it is called from any thread."""
-        ...
 
     def step(self) -> Sequence[Output | Encoded]: ...
     def stats(self) -> StepStats: ...
@@ -260,7 +255,6 @@ class ServesAdapters(Protocol):
 
     def change_adapter(self, change: AdapterChange) -> None:
         """RequestError if the change cannot begin; an Output with its id, from a later step, says that it is made."""
-        ...
 
     def rejected_changes(self) -> Sequence[tuple[str, RequestError]]:
         """The ids of those that were begun and cannot be made, and why, since this was last asked for."""
@@ -273,7 +267,6 @@ class GivesBack(Protocol):
 
     def give_back(self) -> None:
         """Gives it back to the system; called a moment after the last step."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, ClassVar, Protocol
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
 
-from maxserve.core.interfaces.component import Component, Context
+from maxserve.core.interfaces.component import Component, Context, Ref
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
-__all__ = ["Endpoints", "Executor", "ExecutorContext", "WorkerLauncher", "WorkerProcess"]
+__all__ = ["Endpoints", "Executor", "ExecutorContext", "StartsReplicas", "WorkerLauncher", "WorkerProcess"]
+
+LOCAL_GROUP = "maxserve.ranks:LocalGroup"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executor(Component):
-    """Where workers run. `build(ExecutorContext)` gives a WorkerLauncher."""
+    """Where workers run. `build(ExecutorContext)` gives a WorkerLauncher.
+
+    `group` makes the RankGroup of each process that shares a model, in that process and once all are there, of its Rank
+    and of what is called with an error after which ranks have not computed the same; that does not return.
+    """
 
     kind: ClassVar[str] = "executor"
+    group: Ref = LOCAL_GROUP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +58,9 @@ class WorkerProcess(Protocol):
 
     def cut(self) -> None:
         """Closes its lifeline: the worker ends at once, whatever it is doing."""
-        ...
 
     def kill(self) -> None:
         """Ends it for certain and returns when it is gone; harmless when it is."""
-        ...
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,4 +85,13 @@ class WorkerLauncher(Protocol):
 
         OSError when it cannot be started. Called by a thread that outlives the worker.
         """
+        ...
+
+
+@runtime_checkable
+class StartsReplicas(Protocol):
+    """A WorkerLauncher that can start several replicas of the model. Each has its own `endpoints()`."""
+
+    def replica_settings(self, settings: Any) -> Sequence[Any]:
+        """The `maxserve.options.Settings` of each replica (--data-parallel-degree): its devices, its part of memory."""
         ...

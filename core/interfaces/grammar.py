@@ -91,18 +91,15 @@ class Matcher(Protocol):
 
     def accept(self, token: int) -> None:
         """The text goes on with `token`, which `fill` had allowed and which is no eos."""
-        ...
 
     def rollback(self, count: int) -> None:
         """Takes back the last `count` tokens."""
-        ...
 
     def fill(self, row: NDArray[np.int32]) -> None:
         """Writes what may come next, a bit per id, the lowest bit first: all of `row`, [ceil(vocab_size / 32)].
 
         Eos ids are allowed if, and only if, the text may end here.
         """
-        ...
 
     def finished(self) -> bool:
         """Whether the text is whole and nothing may follow."""

@@ -47,8 +47,6 @@ class ServesHttp(Protocol):
         A client that hangs up is an http.disconnect to the application. Signals are the caller's, and there are no
         lifespan events.
         """
-        ...
 
     def stop(self, *, at_once: bool) -> None:
         """Takes no more connections; `at_once`, cuts off those there are. May be called again."""
-        ...

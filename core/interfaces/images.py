@@ -106,4 +106,3 @@ class ImagesOfSteps(Protocol):
         Its B sequences have these `images` (what `prompt` gave, None for those without), `adapters` that change their
         features (generation and slot, 0 for none), and `shift` [B].
         """
-        ...

@@ -59,7 +59,6 @@ class PackedLinear(Protocol):
 
     def load_rows(self, rows: torch.Tensor, first: int) -> None:
         """Takes rows `first` … of the weight, in the method's `storage_dtype`; they may be gone after the call."""
-        ...
 
     def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """[..., inputs] to [..., outputs]."""
@@ -104,7 +103,6 @@ class PackedExperts(Protocol):
 
     def load_rows(self, expert: int, rows: torch.Tensor, first: int) -> None:
         """Takes rows `first` … of one expert's weight, in the method's `storage_dtype`; they may be gone afterwards."""
-        ...
 
     def multiply(self, x: torch.Tensor, ends: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """[rows, inputs] to [rows, outputs], rows in the order of their experts: those of expert e end at `ends[e]`.
@@ -123,7 +121,6 @@ class ExpertLayer(Protocol):
 
     def set_packed(self, packed: PackedExperts | CodesExperts) -> None:
         """From now on `packed` has the weights."""
-        ...
 
 
 @runtime_checkable
@@ -140,7 +137,6 @@ class CodesLinear(Protocol):
 
     def load_codes(self, codes: Codes, first: int) -> None:
         """Takes the codes of rows `first` … of the weight."""
-        ...
 
     def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """[..., inputs] to [..., outputs], as a PackedLinear."""
@@ -157,7 +153,6 @@ class SupportsPlainRows(Protocol):
 
     def load_rows(self, rows: torch.Tensor, first: int) -> None:
         """Takes rows `first` … as a PackedLinear does."""
-        ...
 
 
 class CodesExperts(Protocol):
@@ -165,7 +160,6 @@ class CodesExperts(Protocol):
 
     def load_codes(self, expert: int, codes: Codes, first: int) -> None:
         """Takes the codes of rows `first` … of one expert's weight."""
-        ...
 
     def multiply(self, x: torch.Tensor, ends: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """[rows, inputs] to [rows, outputs], as PackedExperts."""

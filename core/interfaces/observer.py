@@ -52,7 +52,8 @@ class StepStats:
     of prompts that steps computed and the tokens they generated, `batch_sizes` the sequences in them. `draft_tokens`
     were verified, in `drafts` groups of a sequence each, and of these `accepted_tokens` stood, `accepted_by_depth[j]`
     with j others before them. `adapters` are those with requests: name, how many run, how many wait; `adapter_slots` is
-    how many can be in use at once, `adapters_loaded` how many there are.
+    how many can be in use at once, `adapters_loaded` how many there are. Where this is of several `replicas` together,
+    these are what each of them said last, in order, as far as they have said something.
     """
 
     time: float
@@ -76,6 +77,7 @@ class StepStats:
     adapters: tuple[tuple[str, int, int], ...] = ()
     adapter_slots: int = 0
     adapters_loaded: int = 0
+    replicas: tuple[StepStats, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

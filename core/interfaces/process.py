@@ -27,11 +27,9 @@ class Display(Progress, Protocol):
 
     def clear(self) -> None:
         """Takes off what shows progress, until the next phase; harmless when nothing is shown."""
-        ...
 
     def ready(self, info: ModelInfo, url: str, *, local: bool) -> None:
         """The model is served at `url`, which no other machine reaches where it is `local`."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True)

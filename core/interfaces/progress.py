@@ -12,8 +12,6 @@ class Progress(Protocol):
 
     def phase(self, text: str) -> None:
         """A new piece of work begins and the one before is done: "Loading weights"."""
-        ...
 
     def advance(self, fraction: float) -> None:
         """This much of the phase is done, from 0 to 1."""
-        ...

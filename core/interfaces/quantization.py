@@ -216,11 +216,9 @@ class Rounding(Protocol):
 
     def keep(self, name: str, values: int) -> None:
         """Notes that the weight of that name stays as it is."""
-        ...
 
     def say(self) -> None:
         """Logs what it cost, and what it changed: all weights are there."""
-        ...
 
     def held_bytes(self, model: torch.nn.Module, itemsize: int) -> int:
         """What all weights take where codes are held."""
@@ -270,7 +268,6 @@ class WritesCheckpoints(Rounds, Protocol):
     def write(self, checkpoint: PlainCheckpoint, folder: Path) -> None:
         """Writes a model that is served as the checkpoint is with its weights rounded. There is no such folder yet, and
         after an error it is removed. ModelError, before most of the work, naming what cannot be written."""
-        ...
 
 
 @runtime_checkable

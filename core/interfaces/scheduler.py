@@ -208,11 +208,9 @@ class Plan(Protocol):
 
     def add_each(self, sequences: Iterable[SequenceView], tokens: int) -> None:
         """`add` for each of many, in order: the cheap way to give all that decode a token."""
-        ...
 
     def preempt(self, sequence: SequenceView) -> None:
         """Takes the pages of a running sequence; it waits again, first in line, and loses no token."""
-        ...
 
 
 class StepPolicy(Protocol):
@@ -254,7 +252,6 @@ class StepCost(Protocol):
 
     def learn(self, work: Work, seconds: float) -> None:
         """Notes what a step took."""
-        ...
 
     def seconds(self, work: Work) -> float:
         """About how long a step takes that computes this; 0 before any was run."""

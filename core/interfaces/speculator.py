@@ -120,11 +120,9 @@ class DraftHead(Protocol):
 
         Those of the head may come afterwards. ModelError where the target does not give it.
         """
-        ...
 
     def prepare(self) -> None:
         """Computes what no checkpoint holds, as a model's."""
-        ...
 
     def combine(self, output: ModelOutput) -> torch.Tensor:
         """What it reads of rows that the target has computed, [T, dim]."""
@@ -218,7 +216,6 @@ class DraftModels(Protocol):
 
     def fill(self, model: Checkpoint | None, head: DraftHead) -> None:
         """Gives a head its weights, on the target's device, and compiles its layers where the target's are."""
-        ...
 
     def tensor(self, model: Checkpoint | None, name: str) -> torch.Tensor:
         """One tensor of a checkpoint as it is there, on the CPU: what is no weight of a module."""
@@ -421,7 +418,6 @@ class DraftLengths(Protocol):
     ) -> None:
         """What the drafter took after the step, and `proposed` [n] where `wanted` [n] was asked of the sequences in
         `slots` [n]: 0 of each where it only followed the step."""
-        ...
 
 
 @runtime_checkable

@@ -22,13 +22,7 @@ from maxserve.core.loading.build import bound_positions, build_module, prepare, 
 from maxserve.core.loading.device import DTYPES, choose_device
 from maxserve.core.loading.kernels import Chooser, Computation, chosen_names
 from maxserve.core.loading.location import ModelFolder
-from maxserve.core.loading.quantization import (
-    codes_size,
-    encoding_sizes,
-    quantization_of,
-    rounding_of,
-    shares_text,
-)
+from maxserve.core.loading.quantization import codes_size, encoding_sizes, quantization_of, rounding_of, shares_text
 from maxserve.core.loading.resolve import resolve_checkpoint, resolve_model
 from maxserve.core.loading.storage import LinearStorage
 from maxserve.core.loading.tasks import GENERATION, OwnContext, engine_for

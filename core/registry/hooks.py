@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from maxserve.core.config.settings import PluginSection
 
 # Fields of declarations that hold a Ref.
-REFERENCES = ("build", "check", "config", "max_started", "params", "recognises", "schema")
+REFERENCES = ("build", "check", "config", "group", "max_started", "params", "recognises", "schema")
 REFERENCE = re.compile(r"[\w.]+:[\w.]+")
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(f"{hookspecs.PROJECT}_"))
 

@@ -10,6 +10,7 @@ from maxserve.core.interfaces.adapter import Adapter, AdapterTable
 from maxserve.core.interfaces.adapter_source import AdapterSource, FindsAdapters
 from maxserve.core.interfaces.architecture import Architecture
 from maxserve.core.interfaces.attention import Attention, AttentionBackend
+from maxserve.core.interfaces.balancer import Balancer, BalancesReplicas
 from maxserve.core.interfaces.cache import (
     BuiltCacheFormat,
     Cache,
@@ -78,6 +79,7 @@ KINDS = (
     Kind(Speculator, "maxserve_speculators", Drafter),
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
     Kind(Executor, "maxserve_executors", WorkerLauncher, in_workers=False),
+    Kind(Balancer, "maxserve_balancers", BalancesReplicas, in_workers=False),
     Kind(HttpServer, "maxserve_http_servers", ServesHttp, in_workers=False),
     Kind(AdapterSource, "maxserve_adapter_sources", FindsAdapters),
     Kind(Middleware, "maxserve_middleware", in_workers=False),

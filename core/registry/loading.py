@@ -22,6 +22,7 @@ from maxserve.core.registry.sources import CUSTOM, DISTRIBUTION, PLUGIN, Source,
 
 LIST = "ARCHITECTURES"
 
+_DECLARATIONS = {kind.component.__name__ for kind in KINDS} | {"ConfigSection", "ModelSource", "WeightMap"}
 _MISSING = re.compile(r"cannot import name '(\w+)' from 'maxserve'")
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
@@ -129,20 +130,12 @@ def _root(source: Source, path: str) -> str:
 
 def explain(error: BaseException) -> str:
     """The cause on one line; what uses names or fields that this version does not know is declared to be too new."""
-    if isinstance(error, ImportError):
-        missing = _MISSING.match(str(error))
-        if missing is not None:
-            return _too_new(f"there is no maxserve.{missing[1]}")
-    if isinstance(error, TypeError):
-        found = _UNEXPECTED.search(str(error))
-        if found is not None and found[1] in _declarations():
-            return _too_new(f"{found[1]} has no field {found[2]!r}")
+    if isinstance(error, ImportError) and (missing := _MISSING.match(str(error))):
+        return _too_new(f"there is no maxserve.{missing[1]}")
+    if isinstance(error, TypeError) and (found := _UNEXPECTED.search(str(error))) and found[1] in _DECLARATIONS:
+        return _too_new(f"{found[1]} has no field {found[2]!r}")
     return cause(error)
 
 
 def _too_new(lack: str) -> str:
     return f"{lack} in this {f'{DISTRIBUTION} {own_version()}'.strip()}: the plugin needs a newer maxserve"
-
-
-def _declarations() -> set[str]:
-    return {kind.component.__name__ for kind in KINDS} | {"ConfigSection", "ModelSource", "WeightMap"}

@@ -96,7 +96,6 @@ class Host(Components, Protocol):
 
     def insist(self) -> None:
         """Raises the first problem; nothing if the operator tolerates problems."""
-        ...
 
     def manifest(self) -> Manifest:
         """What makes an equal host in another process."""
@@ -104,7 +103,6 @@ class Host(Components, Protocol):
 
     def process_start(self, process: ProcessInfo) -> None:
         """Tells every plugin that this process starts; what one raises stops the start."""
-        ...
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
         """Where plugins say that a model lies."""

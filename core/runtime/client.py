@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import Any, Protocol
 
 from maxserve.core.interfaces.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
+from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
 from maxserve.core.runtime.adapter_changes import AdapterChanges
 from maxserve.core.runtime.messages import (
@@ -19,7 +20,6 @@ from maxserve.core.runtime.messages import (
     Submit,
     ToWorker,
 )
-from maxserve.core.runtime.observing import Observers
 
 NO_WORKER = "no worker is running; it is being started anew"
 
@@ -34,11 +34,11 @@ class WorkerClient:
     """An EngineClient whose engine lives in a worker. One event loop owns it.
 
     `max_queue_size` bounds the requests that are open beyond those a batch holds. `served` counts the requests that
-    came to their end.
+    came to their end, and `on_stats` is called with what the worker says of its state.
     """
 
     def __init__(self, *, max_queue_size: int | None = None) -> None:
-        self.observers = Observers()
+        self.on_stats: Callable[[StepStats], None] = lambda stats: None
         self.served = 0
         self._max_queue_size = max_queue_size
         self._channel: Channel | None = None
@@ -158,7 +158,7 @@ class WorkerClient:
                 if output.finish != "error":
                     self._count_served(output.id)
                 self._end(output.id, output)
-        self.observers.on_step(message.stats)
+        self.on_stats(message.stats)
 
     def _count_served(self, id: str) -> None:
         self.served += 1

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 
 from maxserve.core.config.catalog import without_secrets
 from maxserve.core.config.components import asked_task, check_for_task, with_required
-from maxserve.core.interfaces.errors import EngineError, PluginError
+from maxserve.core.interfaces.errors import EngineError, PluginError, SettingsError
+from maxserve.core.interfaces.executor import Executor, StartsReplicas
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.routes import Routes
 from maxserve.core.loading.progress import NullDisplay
 from maxserve.core.loading.resolve import resolve_model
+from maxserve.core.registry.entries import where
 from maxserve.core.registry.protocol import Host
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.runtime import logs, ports
 from maxserve.core.runtime.client import WorkerClient
 from maxserve.core.runtime.executors import build_executor
+from maxserve.core.runtime.fleet import Fleet
 from maxserve.core.runtime.messages import Start
 from maxserve.core.runtime.rank_addresses import first_rank
 from maxserve.core.runtime.supervisor import Supervisor
@@ -38,12 +41,7 @@ log = logging.getLogger("maxserve.server")
 
 
 def serve(
-    settings: Settings,
-    host: Host,
-    *,
-    engine: str | None = None,
-    notes: Sequence[str] = (),
-    ahead: Ahead | None = None,
+    settings: Settings, host: Host, *, engine: str | None = None, notes: Sequence[str] = (), ahead: Ahead | None = None
 ) -> int:
     """Serves until SIGINT or SIGTERM and returns the exit status: 0, or 1 when the engine failed for good.
 
@@ -81,23 +79,33 @@ def _serve(
         settings = with_required(settings, host.architectures.get(files.architecture).component, host.plugin_sections())
         check_for_task(settings, files.task, host.plugin_sections())
     launcher = build_executor(settings, host, display.relay, ahead)
-    addresses = stack.enter_context(launcher.endpoints())
-    rank = first_rank(addresses, settings.model.devices, settings.server.step_timeout)
-    client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
-    start = Start(
-        manifest=host.manifest(),
-        settings=without_secrets(settings, host.plugin_sections()).model_dump_json(),
-        files=files,
-        endpoints=addresses,
-        search_path=tuple(sys.path),
-        parent=os.getpid(),
-        log_level=logging.getLogger().level,
-        engine=engine,
-        rank=rank,
-    )
-    supervisor = Supervisor(start, host.fingerprint, client, launcher)
-    stack.callback(supervisor.kill)
-    supervisor.spawn()
+    group = where(host.of(Executor).get(settings.server.executor).component.group)
+
+    def supervisor(own: Settings) -> Supervisor:
+        """That of a replica, which has settings of its own."""
+        addresses = stack.enter_context(launcher.endpoints())
+        start = Start(
+            manifest=host.manifest(),
+            settings=without_secrets(own, host.plugin_sections()).model_dump_json(),
+            files=files,
+            endpoints=addresses,
+            search_path=tuple(sys.path),
+            parent=os.getpid(),
+            log_level=logging.getLogger().level,
+            engine=engine,
+            rank=first_rank(addresses, own.model.devices, own.server.step_timeout, group),
+        )
+        client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
+        return Supervisor(start, host.fingerprint, client, launcher)
+
+    if settings.model.data_parallel_degree == 1:
+        fleet = Fleet([supervisor(settings)])
+    elif isinstance(launcher, StartsReplicas):
+        fleet = Fleet([supervisor(own) for own in launcher.replica_settings(settings)])
+    else:
+        raise SettingsError(f"--executor {settings.server.executor} cannot start replicas (--data-parallel-degree)")
+    stack.callback(fleet.kill)
+    fleet.spawn()
     if ahead is not None:
         ahead.end()  # where it was of no use
 
@@ -105,14 +113,7 @@ def _serve(
     from maxserve.core.runtime.serving import Plan, Serving
 
     plan = Plan(
-        settings=settings,
-        host=host,
-        files=files,
-        routes=routes,
-        listening=listening,
-        client=client,
-        supervisor=supervisor,
-        display=display,
+        settings=settings, host=host, files=files, routes=routes, listening=listening, fleet=fleet, display=display
     )
     Serving(plan).run()
     log.info("stopped")

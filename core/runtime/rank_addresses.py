@@ -13,7 +13,7 @@ from maxserve.core.runtime.ranks import Rank
 IPC, NO_FILE = "ipc://", "ipc://@"
 
 
-def first_rank(worker: Endpoints, devices: str, timeout: float) -> Rank | None:
+def first_rank(worker: Endpoints, devices: str, timeout: float, group: str) -> Rank | None:
     """The first of the ranks that `--devices` asks for; None where it asks for one, which is none of several."""
     size = cpu_ranks(devices)
     if size == 1:
@@ -25,7 +25,8 @@ def first_rank(worker: Endpoints, devices: str, timeout: float) -> Rank | None:
             "--zmq-endpoint-base out, or name ipc://PATH"
         )
     steps = tuple(f"{base}-steps{number}" for number in range(1, size))
-    return Rank(number=0, size=size, steps=steps, meeting=f"{base.removeprefix(IPC)}-meeting", timeout=timeout)
+    meeting = f"{base.removeprefix(IPC)}-meeting"
+    return Rank(number=0, size=size, steps=steps, meeting=meeting, timeout=timeout, group=group)
 
 
 def follower_starts(start: Start) -> list[Start]:

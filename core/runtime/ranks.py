@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from maxserve.core.interfaces.executor import LOCAL_GROUP
+
 if TYPE_CHECKING:
     from maxserve.core.interfaces.memory import PlannedMemory
     from maxserve.core.interfaces.runner import Runner
     from maxserve.core.loading.shard import Shard
 
 
-GROUP = "maxserve.ranks:LocalGroup"
-"""What makes the RankGroup of a process, once all are there, of its Rank and of what is called with an error after
-which ranks have not computed the same; that does not return."""
-
-
 class Rank(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the `size` processes this is that share a model, the first of which is the worker proper.
 
     `steps` are the addresses at which those after it take steps, and files that begin with `meeting` are where they
-    find each other. One waits `timeout` seconds at most for another in the middle of a step.
+    find each other. One waits `timeout` seconds at most for another in the middle of a step. `group` is the
+    "module:attribute" that makes its RankGroup (`Executor.group`).
     """
 
     number: int
@@ -30,6 +28,7 @@ class Rank(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[str, ...]
     meeting: str
     timeout: float
+    group: str = LOCAL_GROUP
 
 
 class RankGroup(Protocol):
@@ -51,8 +50,6 @@ class RankGroup(Protocol):
 
     def follow(self, runner: Runner) -> None:
         """Runs what the first rank does; returns when that has come to its end."""
-        ...
 
     def close(self) -> None:
         """Leaves the others; when the first does, they have come to the end."""
-        ...

@@ -19,6 +19,7 @@ from maxserve.core.http.app import create_app
 from maxserve.core.http.failures import FailureDialects
 from maxserve.core.http.health_gate import HealthGate, all_probes
 from maxserve.core.http.middleware import MiddlewareStack
+from maxserve.core.interfaces.balancer import Balancer, BalancerContext, BalancesReplicas
 from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
 from maxserve.core.interfaces.errors import PluginError
 from maxserve.core.interfaces.http_server import HttpServer, HttpServerContext
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.routes import Routes
     from maxserve.core.registry.entries import Entry
     from maxserve.core.registry.protocol import Host
-    from maxserve.core.runtime.client import WorkerClient
-    from maxserve.core.runtime.supervisor import Supervisor
+    from maxserve.core.runtime.fleet import Fleet
 
 log = logging.getLogger("maxserve.server")
 
@@ -61,8 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     files: ModelFiles | None
     routes: Sequence[Entry[Routes]]
     listening: socket.socket
-    client: WorkerClient
-    supervisor: Supervisor
+    fleet: Fleet
     display: Display
 
 
@@ -75,7 +74,7 @@ class TextSide(NamedTuple):
 
 
 class Serving:
-    """Runs a server to its end. It is the supervisor's Watcher: the gate opens and closes with the worker."""
+    """Runs a server to its end. It is the fleet's Watcher: the gate opens and closes with the workers."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -112,7 +111,7 @@ class Serving:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         http = asyncio.ensure_future(self._http.serve(self._middleware.around(self._gate), [self._plan.listening]))
-        supervised = asyncio.ensure_future(self._plan.supervisor.run(self))
+        supervised = asyncio.ensure_future(self._plan.fleet.run(self))
         opening = asyncio.ensure_future(self._open())
         opening.add_done_callback(self._on_opened)
         await asyncio.wait((http, supervised, self._over), return_when=asyncio.FIRST_COMPLETED)
@@ -129,10 +128,10 @@ class Serving:
         self._http.stop(at_once=False)
         _, unfinished = await asyncio.wait((http,), timeout=GRACE)
         if unfinished:
-            log.warning("%d requests still run after %g s and are cut off", self._plan.client.open, GRACE)
-            self._plan.client.stop()
+            log.warning("%d requests still run after %g s and are cut off", self._plan.fleet.open, GRACE)
+            self._plan.fleet.end_requests()
         await http
-        self._plan.supervisor.stop()
+        self._plan.fleet.stop()
         await supervised
         if self._over.done():
             self._over.result()
@@ -141,10 +140,10 @@ class Serving:
         if self._over.done():
             log.info("stopping at once")
             self._http.stop(at_once=True)
-            self._plan.supervisor.stop()
-            self._plan.supervisor.kill()
+            self._plan.fleet.stop()
+            self._plan.fleet.kill()
             return
-        log.info("stopping; %d requests are running", self._plan.client.open)
+        log.info("stopping; %d requests are running", self._plan.fleet.open)
         self._over.set_result(None)
 
     # --- from nothing to an open gate ---------------------------------------------------------------------------
@@ -166,9 +165,9 @@ class Serving:
                 app = self._build_app(info, text)
                 settle_heap()  # modules and vocabulary stay for good
             if made_for is not None and self._served is not None:
-                self._served.names.leave_out(self._plan.client.adapters.left_out)
+                self._served.names.leave_out(self._plan.fleet.left_out)
                 self._served.names.restore(info)
-            if self._plan.client.ready:
+            if self._plan.fleet.ready:
                 self._gate.open(app)
             if made_for is None:
                 listening = self._plan.listening
@@ -193,26 +192,35 @@ class Serving:
         plan = self._plan
         settings = self._settings(info)
         sections = plan.host.section_values(settings)
-        if not plan.client.observers:  # they count on over all workers
+        if not plan.fleet.observers:  # they count on over all workers
             context = ObserverContext(sections=sections, model=info.name, max_length=info.max_length)
-            plan.client.observers = Observers(plan.host.build(entry, context) for entry in plan.host.observers)
+            plan.fleet.observers = Observers(plan.host.build(entry, context) for entry in plan.host.observers)
+            self._balance(settings)
         served = ServerContext(
             sections=sections,
             components=plan.host,
             model=info,
-            engine=plan.client,
+            engine=plan.fleet.engine,
             tokenizer=text.tokenizer,
             template=text.template,
             images=text.images,
             params=request_params(plan.host, settings),
             grammars=settings.sampling.grammars,
             plugins=packed(plan.host, settings),
-            observers=plan.client.observers,
+            observers=plan.fleet.observers,
         )
         routers = [(entry.component.prefix, plan.host.build(entry, served), entry.plugin) for entry in plan.routes]
         app = create_app(served, routers, self._dialects, self._probes, self._middleware.inner)
         self._replace(served)
         return app
+
+    def _balance(self, settings: Settings) -> None:
+        """Has requests spread over the replicas, where there are several."""
+        fleet, host = self._plan.fleet, self._plan.host
+        if len(fleet.clients) > 1:
+            context = BalancerContext(sections=host.section_values(settings), replicas=fleet.clients)
+            balancer: BalancesReplicas = host.build(host.of(Balancer).get(settings.server.balancer), context)
+            fleet.engine, fleet.together = balancer, balancer.on_replica_step
 
     def _replace(self, served: ServerContext | None) -> None:
         """Closes what the application before had; its requests are those of a worker that is gone."""

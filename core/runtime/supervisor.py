@@ -107,7 +107,7 @@ class Supervisor:
         self._start = start
         self._launcher = launcher
         self._fingerprint = fingerprint
-        self._client = client
+        self.client = client
         self._worker: Worker | None = None
         self._deaths = 0
         self._served = 0
@@ -122,7 +122,7 @@ class Supervisor:
         """Starts a worker; it loads while the caller does other things."""
         assert self._worker is None, "there is a worker already"
         self._worker = Worker(
-            msgspec.structs.replace(self._start, changes=self._client.adapters.for_a_new_worker), self._launcher
+            msgspec.structs.replace(self._start, changes=self.client.adapters.for_a_new_worker), self._launcher
         )
 
     async def run(self, watcher: Watcher) -> None:
@@ -179,9 +179,9 @@ class Supervisor:
 
     def _bury(self, worker: Worker, watcher: Watcher, message: str) -> None:
         if self._stopping.is_set():
-            self._client.stop()
+            self.client.stop()
             return
-        if self._client.worker_died(WorkerDied(message)):
+        if self.client.worker_died(WorkerDied(message)):
             self._deaths = 0  # the next worker has not what this one died of
         if worker.failure is not None and not worker.ready:
             raise worker.failure
@@ -189,9 +189,9 @@ class Supervisor:
         self._count_death(str(worker.failure or message))
 
     def _count_death(self, message: str) -> None:
-        if self._client.served > self._served:
+        if self.client.served > self._served:
             self._deaths = 0
-        self._served = self._client.served
+        self._served = self.client.served
         self._deaths += 1
         if self._deaths >= MAX_DEATHS:
             raise EngineError(f"{message}; that is {self._deaths} times in a row without a request served, giving up")
@@ -213,17 +213,17 @@ class Supervisor:
                 return  # it was given up: what it sent before it heard of that counts no more
             match message:
                 case Outputs():
-                    self._client.deliver(message)
+                    self.client.deliver(message)
                 case Phase(text=text, fraction=fraction):
                     watcher.on_progress(text, fraction)
                 case Hello():
                     self._greet(worker, process, message)
                 case ReadsAdapter(name=name):
-                    self._client.adapters.reads_again(name)
+                    self.client.adapters.reads_again(name)
                     worker.channel.send(Heard())
                 case Ready(info=info):
                     worker.ready = True
-                    self._client.attach(worker.channel, info.max_batch_size, info.adapters)
+                    self.client.attach(worker.channel, info.max_batch_size, info.adapters)
                     watcher.on_ready(info)
                 case Failed(message=text, kind=kind):
                     failure = UsageError(text) if kind == "usage" else EngineError(f"{_named(process.rank)}{text}")

@@ -54,7 +54,6 @@ from maxserve.core.runtime.messages import (
     Submit,
     ToWorker,
 )
-from maxserve.core.runtime.ranks import GROUP
 from maxserve.core.runtime.sockets import WorkerChannel
 
 if TYPE_CHECKING:
@@ -255,11 +254,7 @@ def _fail(channel: WorkerChannel, wait_for_end: Callable[[], object], error: Exc
 
 
 def _serve(
-    start: Start,
-    settings: Settings,
-    channel: WorkerChannel,
-    process: ProcessInfo,
-    wait_for_end: Callable[[], object],
+    start: Start, settings: Settings, channel: WorkerChannel, process: ProcessInfo, wait_for_end: Callable[[], object]
 ) -> None:
     host = PluginHost.from_manifest(start.manifest)
     channel.send(Hello(pid=os.getpid(), fingerprint=host.fingerprint))
@@ -294,7 +289,7 @@ def _serve(
 
 
 def _group(rank: Rank, failed: Callable[[Exception], NoReturn]) -> RankGroup:
-    group: RankGroup = load_ref(GROUP)(rank, failed)
+    group: RankGroup = load_ref(rank.group)(rank, failed)
     return group
 
 

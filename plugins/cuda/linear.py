@@ -232,7 +232,6 @@ class Part(Protocol):
 
     def multiply(self, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """out [rows of x, rows] = x times the part, plus the bias."""
-        ...
 
     def embedding(self, ids: Tensor) -> Tensor:
         """Its rows with these numbers, in float32."""

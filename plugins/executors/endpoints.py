@@ -34,8 +34,8 @@ def check(settings: Settings, options: EndpointOptions) -> None:
 
 
 @contextmanager
-def endpoints(base: str | None) -> Iterator[Endpoints]:
-    """Addresses of this machine for one server's workers: in a private folder, unless `base` says where.
+def endpoints(base: str | None, replica: int = 0) -> Iterator[Endpoints]:
+    """Addresses of this machine for the workers of a replica: in a private folder, unless `base` says where.
 
     No socket file is left behind. SettingsError when `base` (`--zmq-endpoint-base`) cannot be used between processes.
     """
@@ -43,6 +43,7 @@ def endpoints(base: str | None) -> Iterator[Endpoints]:
         with private_folder() as folder:
             yield _pair(f"ipc://{folder}/worker")
         return
+    base = _of_replica(base, replica)
     pair = _pair(base)
     _warn_if_open(base)
     with _alone(base):
@@ -103,6 +104,14 @@ def _validate_free(base: str, address: str) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise SettingsError(f"--zmq-endpoint-base {base}: {IN_USE}") from None
+
+
+def _of_replica(base: str, replica: int) -> str:
+    """The base that a replica has: of the first it is the one that was given, the others lie beside that."""
+    head, _, port = base.rpartition(":")
+    if replica and base.startswith("tcp://") and port.isdigit():
+        return f"{head}:{int(port) + 2 * replica}"
+    return f"{base}-replica{replica}" if replica else base
 
 
 def _pair(base: str) -> Endpoints:

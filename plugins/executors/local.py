@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from typing import TYPE_CHECKING
 
 from maxserve.interfaces.executor import Endpoints, ExecutorContext
 from maxserve.plugins.executors.endpoints import endpoints
 from maxserve.plugins.executors.options import EndpointOptions
+from maxserve.plugins.executors.replicas import replica_settings
+
+if TYPE_CHECKING:
+    from maxserve.options import Settings
 
 
 class LocalLauncher:
@@ -19,9 +25,14 @@ class LocalLauncher:
 
     def __init__(self, context: ExecutorContext) -> None:
         self._context = context
+        self._sets = itertools.count()
 
     def endpoints(self) -> AbstractContextManager[Endpoints]:
-        return endpoints(self._context.config(EndpointOptions).zmq_endpoint_base)
+        base = self._context.config(EndpointOptions).zmq_endpoint_base
+        return endpoints(base, next(self._sets))
+
+    def replica_settings(self, settings: Settings) -> Sequence[Settings]:
+        return replica_settings(settings)
 
     def launch(self, start: bytes) -> LocalWorker:
         return LocalWorker(self._context, start)

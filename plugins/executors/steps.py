@@ -57,7 +57,6 @@ class Followers(Protocol):
 
     def send(self, frames: Sequence[Frame]) -> None:
         """Sends each of them a message."""
-        ...
 
     def fail(self, error: Exception) -> NoReturn:
         """Ends all ranks: they have not computed the same."""

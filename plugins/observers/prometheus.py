@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 
 from maxserve.interfaces.observer import ObserverContext, RequestStats, ResponseStats, StepStats
+from maxserve.plugins.observers.replicas import ReplicaSeries
 from maxserve.plugins.observers.series import (
     AdapterInfo,
     CacheInfo,
@@ -34,6 +35,7 @@ class Prometheus:
         self._steps = StepTallies(*families)
         self._adapters = AdapterInfo(*families)
         self._cache = CacheInfo(families[0], context.max_length)
+        self._replicas = ReplicaSeries(self._registry, context.model)
         self._seen: dict[str, int] = {}
         self._latest: StepStats | None = None  # not in the series yet: who scrapes is rare, and steps are many
 
@@ -46,6 +48,8 @@ class Prometheus:
         if self._latest is not None and _is_from_another_worker(stats, self._latest):
             self._settle()
         self._latest = stats
+        if stats.replicas:
+            self._replicas.on_step(stats.replicas)
 
     def _settle(self) -> None:
         """Brings the series up to the latest step."""
@@ -67,6 +71,7 @@ class Prometheus:
         gauges.host_total.set(cache.host_total)
         self._cache.show(stats)
         self._adapters.show(stats)
+        self._replicas.settle()
         self._count(stats)
 
     def on_request(self, stats: RequestStats) -> None:

@@ -153,7 +153,8 @@ class LaterLayers:
 
 
 def _check_device(model: Checkpoint, here: torch.device) -> None:
-    if model.devices != "default" and _device(model.devices) != here:
+    # Several are those of the target, each replica of which drafts on its own: check_draft sees to that.
+    if model.devices != "default" and "," not in model.devices and _device(model.devices) != here:
         raise SettingsError(
             f"--draft-devices {model.devices}: the draft model keeps its cache with the target's, on {here}; leave "
             "the option out"

@@ -143,10 +143,21 @@ class DraftFiles:
 
 def check_draft(settings: Settings, draft: DraftModel) -> None:
     """SettingsError where the options of the draft model contradict each other."""
-    if draft.model_path:
-        check_checkpoint(draft, "--draft-")
-    else:
+    if not draft.model_path:
         _validate_needed(settings.chosen, draft)
+        return
+    check_checkpoint(draft, "--draft-")
+    target = settings.model
+    if draft.data_parallel_degree not in (1, target.data_parallel_degree):
+        raise SettingsError(
+            f"--draft-data-parallel-degree {draft.data_parallel_degree}: each replica of the model drafts for itself, "
+            f"and there are {target.data_parallel_degree} (--data-parallel-degree); leave it out"
+        )
+    if "," in draft.devices and draft.devices != target.devices:
+        raise SettingsError(
+            f"--draft-devices {draft.devices}: the draft model runs where the target does, on --devices "
+            f"{target.devices}; leave it out"
+        )
 
 
 def _validate_needed(chosen: Set[str], draft: DraftModel) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter_source import AdapterSource
     from maxserve.core.interfaces.architecture import Architecture, WeightMap
     from maxserve.core.interfaces.attention import AttentionBackend
+    from maxserve.core.interfaces.balancer import Balancer
     from maxserve.core.interfaces.cache import CacheFormat, CacheStrategy, EvictionPolicy
     from maxserve.core.interfaces.config import ConfigSection
     from maxserve.core.interfaces.engine import Engine
@@ -44,6 +45,7 @@ __all__ = [
     "AdapterSource",
     "Architecture",
     "AttentionBackend",
+    "Balancer",
     "ByteGrammar",
     "CacheFormat",
     "CacheStrategy",
@@ -86,6 +88,7 @@ _find = _exports(
         "AdapterSource": "maxserve.core.interfaces.adapter_source",
         "Architecture": "maxserve.core.interfaces.architecture",
         "AttentionBackend": "maxserve.core.interfaces.attention",
+        "Balancer": "maxserve.core.interfaces.balancer",
         "ByteGrammar": "maxserve.plugins.grammar.byte_grammar",
         "CacheFormat": "maxserve.core.interfaces.cache",
         "CacheStrategy": "maxserve.core.interfaces.cache",

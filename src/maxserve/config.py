@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from maxserve.core.config.catalog import catalog, near
     from maxserve.core.config.checks import check_checkpoint
     from maxserve.core.config.settings import CheckpointSettings
-    from maxserve.core.config.values import Choice, read_bool, read_int
+    from maxserve.core.config.values import Choice, cpu_ranks, gpu_numbers, read_bool, read_int
     from maxserve.plugins.commands.options import HELP_WIDTH, GroupedCommand, engine_options
 
 __all__ = [
@@ -24,7 +24,9 @@ __all__ = [
     "Settings",
     "catalog",
     "check_checkpoint",
+    "cpu_ranks",
     "engine_options",
+    "gpu_numbers",
     "near",
     "plugin_options",
     "read_bool",
@@ -38,6 +40,8 @@ __getattr__ = exports(
     {
         "CheckpointSettings": "maxserve.core.config.settings",
         "Choice": "maxserve.core.config.values",
+        "cpu_ranks": "maxserve.core.config.values",
+        "gpu_numbers": "maxserve.core.config.values",
         "GroupedCommand": "maxserve.plugins.commands.options",
         "HELP_WIDTH": "maxserve.plugins.commands.options",
         "Settings": "maxserve.core.config",

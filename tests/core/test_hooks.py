@@ -9,6 +9,7 @@ import pytest
 
 from maxserve.core.config import resolve
 from maxserve.core.interfaces.adapter_source import AdapterSource
+from maxserve.core.interfaces.balancer import Balancer
 from maxserve.core.interfaces.cache import CacheFormat, EvictionPolicy
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.executor import Executor
@@ -273,6 +274,15 @@ def maxserve_executors():
     yield maxserve.Executor(name="acme", build=built("executor"))
 """)
     assert host.build(host.of(Executor).get("acme"), "context").given == "context"
+
+
+def test_maxserve_balancers(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_balancers():
+    yield maxserve.Balancer(name="acme", build=built("balancer"))
+""")
+    assert host.build(host.of(Balancer).get("acme"), "context").given == "context"
 
 
 def test_maxserve_http_servers(load: Load) -> None:

@@ -128,6 +128,35 @@ def test_ranks_end_with_the_server_however_that_ends(start: Any, model_folder: C
     assert not psutil.wait_procs(processes, timeout=5)[1]
 
 
+GROUP = """
+from maxserve import Executor, hookimpl
+from maxserve.ranks import LocalGroup
+
+
+class Told(LocalGroup):
+    def __init__(self, rank, failed):
+        super().__init__(rank, failed)
+        print(f"rank {rank.number} of {rank.size} has joined", flush=True)
+
+
+@hookimpl
+def maxserve_executors():
+    build = "maxserve.plugins.executors.local:LocalLauncher"
+    yield Executor(name="acme", build=build, group="acme_ranks:Told")
+"""
+
+
+def test_ranks_are_joined_by_what_their_executor_says(
+    start: Any, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "acme_ranks.py").write_text(GROUP)
+    plugin = ("--plugin", str(tmp_path / "acme_ranks.py"), "--executor", "acme")
+    server = start("--model", str(model_folder()), "--devices", "cpu:0,1", "--max-batch-size", "4", *plugin)
+    server.wait_ready()
+    assert {f"rank {number} of 2 has joined" for number in (0, 1)} <= set(server.output.splitlines())
+    assert text(server, temperature=0.0)
+
+
 def test_what_cannot_be_shared_ends_the_start(start: Any, model_folder: Callable[..., Path]) -> None:
     """With the status of a wrong option, whichever rank says so first."""
     server = start("--model", str(model_folder()), "--devices", "cpu:0,1,2")

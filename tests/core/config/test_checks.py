@@ -14,6 +14,7 @@ SHARED = [each for each in built_in_sections() if each.within]  # flat options o
 
 CAST = "allow_safetensors_weights_fp32_bf6_bidirectional_cast"
 DRAFT = {"draft_model_path": "d", "speculative_method": "standalone"}
+REPLICAS = {"data_parallel_degree": 2, "devices": "gpu:0,1"}
 
 
 def test_a_batch_larger_than_its_tokens_is_lowered_and_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -46,8 +47,8 @@ def test_failures_are_at_most_every_step(caplog: pytest.LogCaptureFixture) -> No
         ),
         ({"chat_template": "nowhere.jinja"}, "--chat-template nowhere.jinja: there is no such file"),
         ({"weight_path": ("w.safetensors",)}, "--weight-path w.safetensors: .*--model-path"),
-        ({"data_parallel_degree": 2}, "--data-parallel-degree 2: expected 1 or the number of devices, which is 1"),
-        ({"data_parallel_degree": 2, "devices": "gpu:0,1,2"}, "which is 3"),
+        ({"data_parallel_degree": 2}, "--data-parallel-degree 2: expected 1 or the number of devices.*; it is 1"),
+        ({"data_parallel_degree": 2, "devices": "gpu:0,1,2"}, "it is 3 "),
         (
             {"enable_kvcache_swapping_to_host": True, "enable_prefix_caching": False},
             "--enable-kvcache-swapping-to-host .*--no-enable-prefix-caching",
@@ -68,7 +69,9 @@ def test_what_contradicts_is_refused_in_one_line(typed: dict[str, Any], words: s
         {CAST: True, "quantization_encoding": "float32"},
         {"draft_devices": "cpu", **DRAFT},
         {"speculative_method": "ngram"},
-        {"data_parallel_degree": 2, "devices": "gpu:0,1"},
+        REPLICAS,
+        {"data_parallel_degree": 2, "devices": "cpu:0,1,2,3"},
+        {**REPLICAS, "draft_data_parallel_degree": 2, "draft_devices": REPLICAS["devices"], **DRAFT},
         {"max_num_steps": -1},
         {"max_num_steps": -1, "enable_overlap_scheduler": True},
         {"max_num_steps": 1, "enable_overlap_scheduler": True},

@@ -49,8 +49,8 @@ def test_what_contradicts_another_option_is_refused() -> None:
     swapping = resolve({"enable_kvcache_swapping_to_host": True}, environ={})
     with pytest.raises(SettingsError, match="--no-enable-prefix-caching leaves none"):
         with_required(swapping, insisting(enable_prefix_caching=False))
-    with pytest.raises(UnsupportedError, match="--data-parallel-degree with several replicas"):
-        with_required(resolve({"devices": "gpu:0,1"}, environ={}), insisting(data_parallel_degree=2))
+    with pytest.raises(UnsupportedError, match="--devices with several GPUs that share a model"):
+        with_required(resolve({}, environ={}), insisting(devices="gpu:0,1"))
 
 
 def test_options_of_plugins_are_among_them(plugin_host: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -98,6 +98,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "speculator",
         "grammar_backend",
         "executor",
+        "balancer",
         "http_server",
         "adapter_source",
         "middleware",

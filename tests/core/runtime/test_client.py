@@ -236,7 +236,7 @@ def test_failed_requests_do_not_count_as_served() -> None:
 def test_observers_hear_of_every_step() -> None:
     client, _ = attached()
     watcher = Watcher()
-    client.observers = Observers([watcher])
+    client.on_stats = Observers([watcher]).on_step
     client.deliver(step(running=3))
     client.deliver(step(running=1))
     assert [stats.running for stats in watcher.steps] == [3, 1]
@@ -249,7 +249,7 @@ def test_a_broken_observer_is_logged_once_and_holds_up_no_answer(caplog: pytest.
 
     client, _ = attached()
     watcher = Watcher()
-    client.observers = Observers([Broken(), watcher])
+    client.on_stats = Observers([Broken(), watcher]).on_step
     client.deliver(step(running=3))
     client.deliver(step(running=1))
     assert [stats.running for stats in watcher.steps] == [3, 1]

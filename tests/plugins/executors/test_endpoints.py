@@ -99,3 +99,13 @@ def test_the_size_of_a_host_tier_that_is_not_there_is_said_to_mean_nothing(caplo
     assert not caplog.records
     resolve({"host_kvcache_swap_space_gb": 2.0}, environ={}, sections=SHARED)
     assert "--host-kvcache-swap-space-gb 2 means nothing without --enable-kvcache-swapping-to-host" in caplog.text
+
+
+@pytest.mark.parametrize("base", ["ipc://{}/x", "tcp://127.0.0.1:45650"])
+def test_replicas_have_addresses_of_their_own(base: str, tmp_path: Path) -> None:
+    base = base.format(tmp_path)
+    with endpoints(base) as alone, endpoints(base, 1) as other, endpoints(base, 2) as third:
+        assert len({address for pair in (alone, other, third) for address in (pair.requests, pair.outputs)}) == 6
+    with endpoints(base, 0) as again:
+        assert again == alone
+    assert not list(tmp_path.iterdir())

@@ -158,7 +158,7 @@ def test_vision_config_overrides(drafting: Drafting) -> None:
 
 
 def test_data_parallel_degree(drafting: Drafting) -> None:
-    with pytest.raises(SettingsError, match="--draft-data-parallel-degree 2: expected 1"):
+    with pytest.raises(SettingsError, match=r"--draft-data-parallel-degree 2: each replica .* drafts for itself"):
         drafting(draft_data_parallel_degree=2)
     drafting(draft_data_parallel_degree=1)
 
