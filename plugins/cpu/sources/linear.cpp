@@ -211,6 +211,7 @@ void part_by_units(const Product& p, long first, long rows, long panel, long cou
     auto weights = panel_of(p, q, rows, kept);
     for (long i = 0; i < rows; i += SQUARE) {
       long high = std::min(SQUARE, rows - i);
+      if (rows > SQUARE) weights.share(p.inputs / STEP, i / SQUARE, (rows + SQUARE - 1) / SQUARE);
       split<Kept<W>::PLANES_OF_ROWS>().multiply(kept.units, weights, i, high, sums, terms_of<W>(p, first + i, q));
       finish(p, first + i, high, q * WIDTH, sums);
     }

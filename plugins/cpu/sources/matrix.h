@@ -84,17 +84,25 @@ struct alignas(64) Line {
   W words[64 / sizeof(W)];
 };
 
-// A panel that is read as it lies.
+// A panel that is read as it lies. With each step some of what is read next is fetched: of itself, unless it is shared.
 class PairPanel {
-  const Pair* at_;
+  const Pair *at_, *ahead_;
+  long each_ = STEP_PAIRS;
 
  public:
   static constexpr long PLANES_OF_WEIGHTS = 1;
 
-  explicit PairPanel(const Pair* panel) : at_(panel) {}
+  explicit PairPanel(const Pair* panel) : at_(panel), ahead_(panel + FAR * STEP_PAIRS) {}
+
+  // The rows that are multiplied next are those of a go of so many, each of which fetches a part of the panel behind this one: its
+  // weights are near then when they are first read, and memory is read as evenly as units multiply.
+  void share(long steps, long go, long goes) {
+    each_ = (STEP_PAIRS / 16 + goes - 1) / goes * 16;
+    ahead_ = at_ + steps * (STEP_PAIRS + go * each_);
+  }
 
   const Pair* step(long s) const {
-    for (long i = 0; i < STEP_PAIRS; i += 16) __builtin_prefetch(at_ + (s + FAR) * STEP_PAIRS + i);
+    for (long i = 0; i < each_; i += 16) __builtin_prefetch(ahead_ + s * each_ + i);
     return at_ + s * STEP_PAIRS;
   }
 };
@@ -134,6 +142,8 @@ class WholePanel {
     room.resize((once ? 4 : steps) * PLANES * STEP_PAIRS * sizeof(Pair) / sizeof(Line<Pair>));
     planes_ = room.data()->words;
   }
+
+  void share(long, long, long) {}
 
   const Pair* step(long s) {
     for (; ready_ < std::min(s + 2, steps_); ready_++) split(ready_);
