@@ -141,3 +141,55 @@ def test_nothing_is_left(server: LiveServer, place: Path) -> None:
     assert server.stop() == 0
     assert not psutil.wait_procs(processes, timeout=5)[1]
     assert not list(place.glob("maxserve-*"))
+
+
+def test_adapters_are_on_all_replicas_and_on_those_that_come_back(
+    start: Any, model_folder: Callable[..., Path]
+) -> None:
+    import transformers
+
+    from tests.plugins.lora.conftest import Base
+
+    base = Base(model_folder(), transformers.LlamaForCausalLM)
+    adapter = base.adapter("replicated", seed=1)
+    server = start("--model", str(base.folder), "--enable-lora", *OPTIONS).wait_ready()
+
+    def texts(model: str) -> list[str]:
+        answers = [post(server, {"X-data-parallel-rank": rank}, model=model) for rank in ("0", "1")]
+        assert {answer.status_code for answer in answers} == {200}, answers[0].text
+        return [answer.json()["choices"][0]["text"] for answer in answers]
+
+    loaded = {"lora_name": "late", "lora_path": str(adapter)}
+    assert httpx.post(server.url + "/v1/load_lora_adapter", json=loaded, timeout=60).status_code == 200
+    due = LLM(str(base.folder), lora=str(adapter)).generate(
+        "the quick brown fox", max_tokens=16, ignore_eos=True, temperature=0.0
+    )
+    assert texts("late") == [due[0].text] * 2
+    workers(server)[1].kill()
+    deadline = time.monotonic() + 30
+    while "replica 1 is back" not in server.output:
+        assert time.monotonic() < deadline, server.output
+        time.sleep(0.05)
+    assert texts("late") == [due[0].text] * 2
+    unloaded = httpx.post(server.url + "/v1/unload_lora_adapter", json={"lora_name": "late"}, timeout=60)
+    assert unloaded.status_code == 200
+    assert post(server, model="late").status_code == 404
+    assert server.stop() == 0
+
+
+def test_texts_are_encoded_by_replicas(start: Any, encoder_folder: Callable[..., Path]) -> None:
+    server = start("--model", str(encoder_folder()), *REPLICAS).wait_ready()
+    asked = [{"input": [f"the quick brown fox {n}", "jumps"]} for n in range(6)]
+
+    def vectors(body: dict[str, Any]) -> list[list[float]]:
+        answer = httpx.post(server.url + "/v1/embeddings", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return [each["embedding"] for each in answer.json()["data"]]
+
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(vectors, asked))
+    one = LLM(str(encoder_folder()), devices="cpu")
+    for body, given in zip(asked, found, strict=True):
+        for vector, due in zip(given, one.encode(body["input"]), strict=True):
+            assert vector == pytest.approx(list(due), abs=1e-5)
+    assert server.stop() == 0
