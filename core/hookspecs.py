@@ -45,6 +45,7 @@ from maxserve.core.interfaces.weight_format import WeightFormat
 if TYPE_CHECKING:
     import click
 
+    from maxserve.core.interfaces.cache import Cache, CacheContext
     from maxserve.core.interfaces.process import ProcessInfo
     from maxserve.core.registry.protocol import Invocation
 
@@ -223,6 +224,14 @@ def maxserve_process_start(process: ProcessInfo) -> None:
     """Runs after the registries are filled, before any device is used; may raise to stop the start.
 
     Example: ``process.on_exit(close_my_file)``
+    """
+
+
+@hookspec
+def maxserve_cache_built(cache: Cache, context: CacheContext) -> None:
+    """Runs when a worker has built its cache, which is empty; may raise to stop the start.
+
+    Example: ``cache.listen(MyListener(context.page_size))``
     """
 
 

@@ -9,6 +9,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.tokenizers", "maxserve.plugins.tokenizers"),
     ("builtin.samplers", "maxserve.samplers"),
     ("builtin.cache", "maxserve.plugins.cache"),
+    ("builtin.events", "maxserve.plugins.events"),
     ("builtin.schedulers", "maxserve.plugins.schedulers"),
     ("builtin.attention", "maxserve.plugins.attention"),
     ("builtin.runners", "maxserve.plugins.runners"),

@@ -63,6 +63,8 @@ def build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
             "layers; build a GroupedCache, or do not declare them"
         )
     _check_storage(target, loaded, cache)
+    if target.group is None or target.group.leads:  # other ranks store what the first decides
+        target.host.cache_built(cache, context)
     return cache
 
 
@@ -89,20 +91,15 @@ def cache_factors(
     Nothing where it says nothing.
     """
     checkpoint = quantization_of(target.host, files.config, files.ref)
-    if checkpoint is None or not isinstance(checkpoint.format, HasCacheFactors):
-        found: Mapping[int, CacheFactors] = {}
-    else:
+    found: Mapping[int, CacheFactors] = {}
+    if checkpoint is not None and isinstance(checkpoint.format, HasCacheFactors):
         found = checkpoint.format.cache_factors(open_weights(target.host, files.weights, files.config), own)
-    if found:
-        log.info("the checkpoint has scales for keys and values of %d of %d layers", len(found), len(own))
-    else:
+    if not found:
         log.info("the checkpoint has no scales for keys and values: they are stored as they are")
-    one = torch.ones
-    return (
-        tuple(found.get(i) or CacheFactors(one(layer.kv_heads), one(layer.kv_heads)) for i, layer in enumerate(layers))
-        if found
-        else ()
-    )
+        return ()
+    log.info("the checkpoint has scales for keys and values of %d of %d layers", len(found), len(own))
+    ones = [torch.ones(layer.kv_heads) for layer in layers]
+    return tuple(found.get(index) or CacheFactors(one, one) for index, one in enumerate(ones))
 
 
 def _check_storage(target: Target, loaded: Loaded, cache: Cache) -> None:

@@ -318,10 +318,12 @@ class DraftNumbers:
 def _salt(request: Request, regimes: tuple[int, ...], adapters: bool, adapter: SlottedAdapter | None) -> str:
     """What prefixes are shared under: the request's own salt, the model's regime if it has several, and the adapter.
 
-    With `adapters`, all salts begin with the adapter's generation, 0 for none: no client's own is taken for one.
+    Where there is nothing of it, and the regime is the first, that is the empty text. With `adapters`, all others begin
+    with the adapter's generation, 0 for none: no client's own is taken for one.
     """
-    salt = f"{adapter.generation if adapter else 0}:{request.salt}" if adapters else request.salt
-    return f"{bisect_left(regimes, len(request.prompt))}:{salt}" if regimes else salt
+    own, regime = request.salt, bisect_left(regimes, len(request.prompt))
+    salt = f"{adapter.generation if adapter else 0}:{own}" if adapters and (adapter or own) else own
+    return f"{regime}:{salt}" if regimes and (regime or salt) else salt
 
 
 def _seed(request: Request) -> int | None:

@@ -25,6 +25,7 @@ __all__ = [
     "CacheFormat",
     "CacheFormatContext",
     "CacheLayer",
+    "CacheListener",
     "CacheSizes",
     "CacheStrategy",
     "EvictionContext",
@@ -34,6 +35,7 @@ __all__ = [
     "Node",
     "NodeOrder",
     "PlainFormat",
+    "SupportsListeners",
     "Bounds",
     "CacheGroup",
     "pages_of",
@@ -147,6 +149,31 @@ class Cache(Protocol):
 
     def check(self) -> None:
         """Recounts everything; raises AssertionError naming what is wrong."""
+
+
+class CacheListener(Protocol):
+    """Hears which pages of prefixes a cache gains and loses, in the engine's thread: must return at once.
+
+    `page` is a number of 64 bits for the page and all before it, under its salt, equal in all caches of the strategy;
+    `parent` is that of the page before it, None for the first one. `tokens` are the page's, int64 as bytes. `tier` is
+    "device" or "host". `group` is that of the layers whose part of the page it is, one for all that look back equally
+    far; None where a page is of all layers. Every page that is removed was stored, and is stored again before it is
+    removed again. After `cleared` there are none.
+    """
+
+    def stored(
+        self, tier: str, page: int, parent: int | None, tokens: bytes, salt: str, group: CacheGroup | None
+    ) -> None: ...
+    def removed(self, tier: str, page: int, salt: str, group: CacheGroup | None) -> None: ...
+    def cleared(self) -> None: ...
+
+
+@runtime_checkable
+class SupportsListeners(Protocol):
+    """A Cache that tells which prefixes it has."""
+
+    def listen(self, listener: CacheListener) -> None:
+        """Tells `listener` of all that is stored and removed from now on; nothing is stored yet."""
 
 
 class NodeOrder(Protocol):

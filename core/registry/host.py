@@ -15,7 +15,7 @@ import pluggy
 from maxserve.core import hookspecs
 from maxserve.core.interfaces.component import Declaration, Ref
 from maxserve.core.interfaces.config import ConfigSection
-from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError, cause
+from maxserve.core.interfaces.errors import MaxserveError, ModelError, PluginError, SettingsError, cause
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.sampler import Sampler
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from maxserve.core.config import Settings
     from maxserve.core.config.settings import PluginSection
+    from maxserve.core.interfaces.cache import Cache, CacheContext
     from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
     from maxserve.core.interfaces.engine import Engine
     from maxserve.core.interfaces.routes import Routes
@@ -280,6 +281,10 @@ class PluginHost(Host):
         for _, call in self._implementations("maxserve_process_start"):
             call(process=process)
 
+    def cache_built(self, cache: Cache, context: CacheContext) -> None:
+        for _, call in self._implementations("maxserve_cache_built"):
+            call(cache=cache, context=context)
+
     def add_commands(self, cli: click.Group, invocation: Invocation) -> None:
         """Has plugins add their commands to `cli`; one that replaces a command loses all it added."""
         owners = dict.fromkeys(cli.commands, "maxserve itself")
@@ -366,8 +371,8 @@ class PluginHost(Host):
                 answer = implementation.function(*(arguments[name] for name in implementation.argnames))
                 if isinstance(answer, Iterator):
                     answer = list(answer)  # a generator's errors are the plugin's as well
-            except ModelError:
-                raise  # files of the model are wrong, not the plugin
+            except (ModelError, SettingsError):
+                raise  # files of the model or options are wrong, not the plugin
             except (Exception, SystemExit) as error:
                 raise plugin.source.error(f"{hook}: {explain(error)}") from error
             if self._trace is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter import Adapter
     from maxserve.core.interfaces.architecture import Architecture
     from maxserve.core.interfaces.attention import AttentionBackend
-    from maxserve.core.interfaces.cache import CacheStrategy
+    from maxserve.core.interfaces.cache import Cache, CacheContext, CacheStrategy
     from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
     from maxserve.core.interfaces.errors import PluginError
     from maxserve.core.interfaces.grammar import GrammarBackend
@@ -103,6 +103,9 @@ class Host(Components, Protocol):
 
     def process_start(self, process: ProcessInfo) -> None:
         """Tells every plugin that this process starts; what one raises stops the start."""
+
+    def cache_built(self, cache: Cache, context: CacheContext) -> None:
+        """Tells every plugin of the worker's cache; what one raises stops the start."""
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
         """Where plugins say that a model lies."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from maxserve.core.interfaces.adapter_source import AdapterSource
 from maxserve.core.interfaces.balancer import Balancer
 from maxserve.core.interfaces.cache import CacheFormat, EvictionPolicy
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
+from maxserve.core.interfaces.component import Context
 from maxserve.core.interfaces.executor import Executor
 from maxserve.core.interfaces.http_server import HttpServer
 from maxserve.core.interfaces.middleware import Middleware
@@ -265,6 +267,21 @@ def maxserve_process_start(process):
     assert acme_llm.seen == [("worker", 3)]
     process.exit()
     assert acme_llm.seen == [("worker", 3), "ended"]
+
+
+def test_maxserve_cache_built(load: Load) -> None:
+    host = load("""
+seen = []
+
+@hookimpl
+def maxserve_cache_built(cache, context):
+    seen.append((cache, context))
+""")
+    import acme_llm  # type: ignore[import-not-found]
+
+    cache, context = SimpleNamespace(), Context()
+    host.cache_built(cache, context)
+    assert acme_llm.seen == [(cache, context)]
 
 
 def test_maxserve_executors(load: Load) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.interfaces.cache import CacheContext, CacheSizes, KVLayer, NodeOrder
+from maxserve.interfaces.cache import CacheContext, CacheListener, CacheSizes, KVLayer, NodeOrder
 from maxserve.interfaces.errors import SettingsError
 from maxserve.plugins.cache.paged.host import HostTier
 from maxserve.plugins.cache.paged.pending import PendingPrefixes
@@ -70,6 +70,13 @@ class PagedCache:
         self._host: HostTier | None = None
         if context.host_pages and context.share_prefixes:
             self._host = HostTier(context, self.layers, policy, self._width)
+
+    def listen(self, listener: CacheListener) -> None:
+        """Tells `listener` of the pages of prefixes on the device and of their copies."""
+        assert not self._tree.size, "there are pages of which the listener would not hear"
+        self._tree.listeners += (listener,)
+        if self._host is not None:
+            self._host.listen(listener)
 
     def peek(self, tokens: NDArray[np.int64], salt: str) -> int:
         """How many leading tokens `open` would find; claims nothing."""
@@ -186,7 +193,10 @@ class PagedCache:
         """Forgets every unused prefix, and all copies on the host; returns the pages of the device freed."""
         if self._host is not None:
             self._host.reset()
-        return self._evict(self._tree.unused)
+        freed = self._evict(self._tree.unused)
+        for listener in () if self._tree.size else self._tree.listeners:
+            listener.cleared()
+        return freed
 
     def give_back(self) -> None:
         """Gives the memory of free pages back to the system."""

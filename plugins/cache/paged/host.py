@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maxserve.interfaces.cache import CacheContext, KVLayer, NodeOrder
+from maxserve.interfaces.cache import CacheContext, CacheListener, KVLayer, NodeOrder
 from maxserve.plugins.cache.paged.copies import PageCopies
 from maxserve.plugins.cache.paged.tree import Entry, Owner, PrefixTree
 
@@ -21,7 +21,7 @@ class HostTier:
         self.hits = 0  # pages read back
         self._page_size = context.page_size
         self._width = width
-        self._tree = PrefixTree(policy)
+        self._tree = PrefixTree(policy, "host")
         self._free = list(reversed(range(self.total)))
         self._copies = PageCopies(context, layers)
 
@@ -29,6 +29,10 @@ class HostTier:
     def cached(self) -> int:
         """Pages that hold a prefix."""
         return self._tree.size
+
+    def listen(self, listener: CacheListener) -> None:
+        """Tells of copies that are made and forgotten."""
+        self._tree.listeners += (listener,)
 
     def match(self, tokens: bytes, salt: str) -> list[Entry]:
         """The copies of the longest known prefix of `tokens`, from its start."""

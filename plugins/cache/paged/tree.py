@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
 import msgspec
 
-from maxserve.interfaces.cache import Node, NodeOrder
+from maxserve.interfaces.cache import CacheListener, Node, NodeOrder
 
 
 class Evictable(Node):
@@ -32,13 +33,18 @@ class Owner(msgspec.Struct):
 NO_OWNER = Owner()
 
 
+def chained(before: int, content: bytes) -> int:
+    """The number of a page with that content behind page `before`, which is the one of its salt for the first page."""
+    return int.from_bytes(blake2b(before.to_bytes(8, "big") + content, digest_size=8).digest(), "big")
+
+
 class Entry(Evictable):
     """A cached page as a node of the tree. A root (page -1) stands for a salt.
 
-    `users` counts the rows that hold it, so it never exceeds the parent's.
+    `users` counts the rows that hold it, so it never exceeds the parent's. `number` is what listeners call it.
     """
 
-    __slots__ = ("children", "key", "parent", "users")
+    __slots__ = ("children", "key", "number", "parent", "users")
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class Entry(Evictable):
         self.children: dict[bytes, Entry] = {}
         self.users = 0
         self.ticket = 0
+        self.number = 0
 
 
 class EvictionOrder(Generic[E]):
@@ -119,12 +126,14 @@ class PrefixTree:
     """Cached pages by what they hold.
 
     A child is found by the very tokens of its page, below its parent, below its salt: pages are shared only when all
-    of that is equal, never because two hashes are.
+    of that is equal, never because two hashes are. The `listeners` hear of pages of `tier`.
     """
 
-    __slots__ = ("_order", "_roots", "clock", "size", "unused")
+    __slots__ = ("_order", "_roots", "_tier", "clock", "listeners", "size", "unused")
 
-    def __init__(self, policy: NodeOrder) -> None:
+    def __init__(self, policy: NodeOrder, tier: str = "device") -> None:
+        self.listeners: tuple[CacheListener, ...] = ()
+        self._tier = tier
         self._roots: dict[str, Entry] = {}
         self._order: EvictionOrder[Entry] = EvictionOrder(policy)
         self.clock = 0
@@ -149,6 +158,8 @@ class PrefixTree:
         root = self._roots.get(salt)
         if root is None:
             root = self._roots[salt] = Entry(-1, 0, 0, None, salt.encode("utf-8", "surrogatepass"))
+            if self.listeners:
+                root.number = chained(0, root.key)
         root.users += 1
         return root
 
@@ -165,6 +176,11 @@ class PrefixTree:
         entry = parent.children[key] = Entry(page, tokens, self.clock, parent, key, owner)
         entry.users = 1
         self.size += 1
+        if self.listeners:
+            entry.number = chained(parent.number, key)
+            before = None if parent.parent is None else parent.number
+            for listener in self.listeners:
+                listener.stored(self._tier, entry.number, before, key, entry.salt, None)
         return entry
 
     def release(self, entry: Entry) -> None:
@@ -221,6 +237,8 @@ class PrefixTree:
         del parent.children[entry.key]
         self.size -= 1
         self.unused -= 1
+        for listener in self.listeners:
+            listener.removed(self._tier, entry.number, entry.salt, None)
         if parent.parent is None:
             self._forget_root(parent)
         elif not parent.users and not parent.children:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from maxserve.interfaces.cache import CacheGroup, NodeOrder
-from maxserve.plugins.cache.paged.tree import NO_OWNER, Evictable, EvictionOrder, Owner
+from maxserve.interfaces.cache import CacheGroup, CacheListener, NodeOrder
+from maxserve.plugins.cache.paged.tree import NO_OWNER, Evictable, EvictionOrder, Owner, chained
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -53,10 +53,10 @@ class Entry:
     """A page of tokens of a cached prefix, with a piece by reach, or None. A root stands for a salt and has none.
 
     `standing` counts the rows whose last full page it is. A piece of groups that see everything is there as long as its
-    entry; other entries stay while they have pieces, children or rows.
+    entry; other entries stay while they have pieces, children or rows. `number` is what listeners call it.
     """
 
-    __slots__ = ("children", "key", "parent", "pieces", "standing", "tokens")
+    __slots__ = ("children", "key", "number", "parent", "pieces", "standing", "tokens")
 
     def __init__(self, parent: Entry | None, key: bytes, tokens: int, reaches: int) -> None:
         self.parent = parent
@@ -65,6 +65,7 @@ class Entry:
         self.children: dict[bytes, Entry] = {}
         self.pieces: list[Piece | None] = [None] * reaches
         self.standing = 0
+        self.number = 0
 
     def piece(self, reach: int) -> Piece:
         """The piece that must be there."""
@@ -85,6 +86,7 @@ class WindowTree:
         self._page_size = page_size
         self._roots: dict[str, Entry] = {}
         self._order: EvictionOrder[Piece] = EvictionOrder(policy)
+        self.listeners: tuple[CacheListener, ...] = ()
         self.clock = 0
         self.unused = 0  # pages of pieces without users; all of them can be evicted
 
@@ -111,6 +113,7 @@ class WindowTree:
         if root is None:
             name = salt.encode("utf-8", "surrogatepass")
             root = self._roots[salt] = Entry(None, name, 0, len(self._reaches))
+            root.number = chained(0, name) if self.listeners else 0
         return root
 
     def child(self, parent: Entry, key: bytes) -> Entry:
@@ -119,12 +122,18 @@ class WindowTree:
         if child is None:
             child = Entry(parent, key, parent.tokens + self._page_size, len(self._reaches))
             parent.children[key] = child
+            child.number = chained(parent.number, key) if self.listeners else 0
         return child
 
     def put(self, entry: Entry, reach: int, pages: tuple[int, ...], owner: Owner = NO_OWNER) -> None:
         """A new piece, with one user."""
         piece = entry.pieces[reach] = Piece(entry, reach, pages, self.clock, owner)
         piece.users = 1
+        if self.listeners:
+            parent, group = entry.parent, self._reaches[reach].group
+            before = None if parent is None or parent.parent is None else parent.number
+            for listener in self.listeners:
+                listener.stored("device", entry.number, before, entry.key, piece.salt, group)
 
     def hold(self, piece: Piece) -> None:
         """Counts one user more."""
@@ -211,6 +220,8 @@ class WindowTree:
     def _forget(self, piece: Piece) -> tuple[int, ...]:
         piece.entry.pieces[piece.reach] = None
         self.unused -= len(piece.pages)
+        for listener in self.listeners:
+            listener.removed("device", piece.entry.number, piece.salt, self._reaches[piece.reach].group)
         return piece.pages
 
     def _of_use(self, entry: Entry) -> bool:

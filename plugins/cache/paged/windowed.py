@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from maxserve.interfaces.cache import CacheContext, CacheSizes, KVLayer, NodeOrder
+from maxserve.interfaces.cache import CacheContext, CacheListener, CacheSizes, KVLayer, NodeOrder
 from maxserve.plugins.cache.paged.cache import LONG_RUN, TOKEN, chosen_policy
 from maxserve.plugins.cache.paged.pending import PendingPrefixes
 from maxserve.plugins.cache.paged.pool import PagePool
@@ -68,6 +68,10 @@ class WindowedCache:
         self._pending = PendingPrefixes(context.page_size)
         self._reaches: list[Reach] = reaches(context.groups)
         self._tree = WindowTree(chosen_policy(context, policy), self._reaches, context.page_size)
+
+    def listen(self, listener: CacheListener) -> None:
+        """Tells `listener` of the pages of prefixes, of each reach by itself."""
+        self._tree.listeners += (listener,)
 
     def peek(self, tokens: Tokens, salt: str) -> int:
         """How many leading tokens `open` would find; claims nothing."""
@@ -180,6 +184,9 @@ class WindowedCache:
         """Forgets every unused prefix; returns the pages freed."""
         unused = self._tree.unused
         self._pool.give(self._tree.evict(unused))
+        if not any(self._tree.pieces()):
+            for listener in self._tree.listeners:
+                listener.cleared()
         return unused
 
     def give_back(self) -> None:

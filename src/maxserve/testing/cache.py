@@ -13,7 +13,15 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from maxserve.core.interfaces.cache import Cache, CacheContext, CacheGroup, CacheLayer, CacheStrategy, GroupedCache
+from maxserve.core.interfaces.cache import (
+    Cache,
+    CacheContext,
+    CacheGroup,
+    CacheLayer,
+    CacheStrategy,
+    GroupedCache,
+    SupportsListeners,
+)
 from maxserve.testing.cache_model import AMPLE, ONES, Model
 from maxserve.testing.resolve import resolve
 
@@ -196,6 +204,20 @@ class CacheStrategyChecks:
         assert model.grow(0, 64)
         model.verify()
 
+    def test_listeners_hear_of_all_that_is_found(self) -> None:
+        """What a router concludes from stored and removed pages is what `peek` says, for caches that tell of them."""
+        for seed in self.seeds:
+            model, heard, rng = self.model(), _Heard(), random.Random(seed)
+            if not isinstance(model.cache, SupportsListeners):
+                return
+            model.cache.listen(heard)
+            for act in _acts(rng, model, self.operations // 2):
+                act()
+                model.verify()
+                for state in model.rows.values():
+                    known = heard.tokens(state.tokens[:-1], state.salt, model.context.page_size)
+                    assert known == model.cache.peek(state.tokens, state.salt), "what was heard is not what is found"
+
     def test_random_use_of_groups(self) -> None:
         for seed, groups in self._seeded_groups():
             self._random_use(random.Random(seed), self.model(groups=groups, pages=24 * len(groups)))
@@ -264,6 +286,40 @@ class CacheStrategyChecks:
             model.close(row)
         model.verify()
         assert model.cache.sizes().owned == 0, "all rows are closed, yet pages are owned"
+
+
+class _Heard:
+    """A listener that knows which pages there are, each by the one before, its tokens and its salt."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int | None, bytes, str], int] = {}
+
+    def stored(
+        self, tier: str, page: int, parent: int | None, tokens: bytes, salt: str, group: CacheGroup | None
+    ) -> None:
+        key = (parent, tokens, salt)
+        assert (tier, group) == ("device", None), "neither a host tier nor groups were asked for"
+        assert key not in self._known, "a page was stored twice"
+        assert page not in self._known.values(), "two pages have one number"
+        assert parent is None or parent in self._known.values(), "a page was stored behind one that is not there"
+        self._known[key] = page
+
+    def removed(self, tier: str, page: int, salt: str, group: CacheGroup | None) -> None:
+        (key,) = (key for key, known in self._known.items() if known == page)
+        assert key[2] == salt, "a page was removed under another salt than it was stored"
+        del self._known[key]
+
+    def cleared(self) -> None:
+        self._known.clear()
+
+    def tokens(self, tokens: Any, salt: str, size: int) -> int:
+        """How many leading tokens there are, in full pages of `size`."""
+        page: int | None = None
+        for start in range(0, len(tokens) - size + 1, size):
+            page = self._known.get((page, np.asarray(tokens[start : start + size], np.int64).tobytes(), salt))
+            if page is None:
+                return start
+        return len(tokens) // size * size
 
 
 def resolve_build(component: CacheStrategy) -> Callable[[CacheContext], Cache]:

@@ -1,0 +1,88 @@
+"""What a router hears of a live server: the very tokens that it is told of a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import zmq
+
+from maxserve.testing.live import LiveServer
+from tests.plugins.events.router import Index, read
+
+PAGE = 16
+PROMPT = "the quick brown fox jumps over the lazy dog and runs away from it into the wood where nothing is seen " * 2
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"ipc://{tmp_path_factory.mktemp('events')}/replay"
+
+
+@pytest.fixture(scope="module")
+def told(
+    model_folder: Callable[..., Path], serving: Callable[..., AbstractContextManager[LiveServer]], endpoint: str
+) -> Iterator[LiveServer]:
+    """A server that publishes its events."""
+    options = ("--kv-events.enable-kv-cache-events", "--kv-events.endpoint", endpoint.replace("replay", "events"))
+    options += ("--kv-events.replay-endpoint", endpoint, "--kv-events.topic", "kv@pod@tiny")
+    model = ("--model", str(model_folder()), "--served-model-name", "tiny", "--kv-cache-page-size", str(PAGE))
+    with serving(*model, *options) as server:
+        yield server
+
+
+def index(endpoint: str) -> Index:
+    """Of all events so far."""
+    context, made = zmq.Context[zmq.Socket[bytes]](), Index()
+    with context, context.socket(zmq.DEALER) as asker:
+        asker.setsockopt(zmq.RCVTIMEO, 10_000)
+        asker.connect(endpoint)
+        asker.send_multipart([b"", bytes(8)])
+        while batch := asker.recv_multipart()[3]:
+            made.add(read(batch))
+    return made
+
+
+def post(server: LiveServer, path: str, body: dict[str, Any]) -> Any:
+    answer = httpx.post(server.url + path, json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def settled(endpoint: str, tokens: list[int], wanted: int) -> int:
+    """How many tokens are found, once events had time to come."""
+    found = -1
+    for _ in range(100):
+        found = index(endpoint).found(tokens, PAGE)
+        if found == wanted:
+            break
+        time.sleep(0.02)
+    return found
+
+
+def test_a_router_knows_what_the_next_request_finds(told: LiveServer, endpoint: str) -> None:
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 1, "temperature": 0}
+    (rendered,) = post(told, "/v1/completions/render", body)
+    tokens = rendered["token_ids"]
+    whole = (len(tokens) - 1) // PAGE * PAGE
+    assert whole >= 3 * PAGE
+    assert settled(endpoint, tokens[:whole], 0) == 0
+    post(told, "/v1/completions", body)
+    assert settled(endpoint, tokens[:whole], whole) == whole
+    usage = post(told, "/v1/completions", body)["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == whole
+    httpx.post(told.url + "/reset_prefix_cache").raise_for_status()
+    assert settled(endpoint, tokens[:whole], 0) == 0
+
+
+def test_a_salted_request_is_not_told(told: LiveServer, endpoint: str) -> None:
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 1, "cache_salt": "mine"}
+    (rendered,) = post(told, "/v1/completions/render", body)
+    post(told, "/v1/completions", body)
+    post(told, "/v1/completions", {**body, "prompt": "something else " * 20, "cache_salt": None})
+    assert settled(endpoint, rendered["token_ids"], 0) == 0
