@@ -24,6 +24,7 @@ KINDS = {  # what it is, and how it is used
     ),
     "architecture": ("An architecture", "`max serve --model FOLDER` finds it by the class in config.json."),
     "attention-backend": ("An attention back end", "`max serve --attention-backend {{distribution}}` runs it."),
+    "balancer": ("A balancer", "`max serve --data-parallel-degree 2 --balancer {{distribution}}` runs it."),
     "cache-format": ("A cache format", "`max serve --kv-cache-format {{distribution}}` stores keys and values so."),
     "cache-strategy": ("A cache strategy", "`max serve --cache-strategy {{distribution}}` runs it."),
     "chat-template": ("A chat template", "It writes the prompts of models whose folder has its file."),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -26,16 +26,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("maxserve.server")
 
 
+class Chooses(Protocol):
+    """Which replica serves a request, as LeastCost says it; `among` are those that can."""
+
+    def choose(self, prompt: Sequence[int], root: bytes, among: Sequence[int]) -> Ticket: ...
+    def choose_for(self, tokens: int, among: Sequence[int]) -> Ticket: ...
+    def began(self, ticket: Ticket) -> None: ...
+    def ended(self, ticket: Ticket) -> None: ...
+    def resize(self, number: int, page_size: int, pages: int) -> None: ...
+    def forget(self, number: int) -> None: ...
+
+
 class Replicas:
-    """Sends each request to the replica that costs the least, and changes of adapters to all.
+    """Sends each request to the replica that the policy chooses, and changes of adapters to all.
 
     A request whose replica dies before it gave anything goes to another one.
     """
 
-    def __init__(self, context: BalancerContext) -> None:
+    def __init__(self, context: BalancerContext, policy: Chooses | None = None) -> None:
         self._replicas = context.replicas
         each = context.config(LeastCostOptions).tokens_per_request
-        self._policy = LeastCost(len(context.replicas), each)
+        self._policy: Chooses = policy or LeastCost(len(context.replicas), each)
         self._steps = [0] * len(context.replicas)
         self._stats = ReplicaStats(len(context.replicas))
 

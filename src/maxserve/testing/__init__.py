@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maxserve.testing.adapter_source import AdapterSourceChecks
     from maxserve.testing.architecture import ArchitectureCases, ArchitectureChecks, QuirkChecks
     from maxserve.testing.attention import AttentionChecks
+    from maxserve.testing.balancer import BalancerChecks, ScriptedReplica
     from maxserve.testing.cache import CacheStrategyChecks
     from maxserve.testing.cache_format import CacheFormatChecks
     from maxserve.testing.chat_template import ChatTemplateChecks
@@ -62,6 +63,7 @@ __all__ = [
     "EngineChecks",
     "CacheFormatChecks",
     "EvictionPolicyChecks",
+    "BalancerChecks",
     "ExecutorChecks",
     "GrammarBackendChecks",
     "HttpServerChecks",
@@ -79,6 +81,7 @@ __all__ = [
     "SamplerChecks",
     "SchedulerChecks",
     "ScriptedEngine",
+    "ScriptedReplica",
     "SpeculatorChecks",
     "ThreadLauncher",
     "TokenizerChecks",
@@ -110,6 +113,7 @@ LAZY = {
     "DraftHeadQuirkChecks": "maxserve.testing.draft_head",
     "EncoderChecks": "maxserve.testing.encoder",
     "EngineChecks": "maxserve.testing.engine",
+    "BalancerChecks": "maxserve.testing.balancer",
     "ExecutorChecks": "maxserve.testing.executor",
     "CacheFormatChecks": "maxserve.testing.cache_format",
     "EvictionPolicyChecks": "maxserve.testing.eviction",
@@ -129,6 +133,7 @@ LAZY = {
     "SamplerChecks": "maxserve.testing.sampler",
     "SchedulerChecks": "maxserve.testing.scheduler",
     "ScriptedEngine": "maxserve.testing.scripted",
+    "ScriptedReplica": "maxserve.testing.balancer",
     "SpeculatorChecks": "maxserve.testing.speculator",
     "ThreadLauncher": "maxserve.testing.executor",
     "TokenizerChecks": "maxserve.testing.tokenizer",

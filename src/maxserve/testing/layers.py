@@ -161,6 +161,8 @@ class LayerCompilerChecks:
         host = PluginHost.discover(self.plugins, strict=True)
         cache = TinyCache(from_transformers({"model_type": "llama", **SIZES}).cache_layers, attention=self._build)
         for odd in (_Doubling(), _Sorting(), _Nothing(), _Uneven(), _Beginning()):
+            for parameter in odd.parameters():  # whose memory may hold anything
+                nn.init.normal_(parameter)
             call = self._compiler(host).compile(odd, cache.attention)
             if call is not None:
                 x = torch.randn(3, 8)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from maxserve.core.engine.in_flight import InFlightStep
-    from maxserve.core.interfaces.cache import KVLayer
+    from maxserve.core.interfaces.cache import Cache, KVLayer
     from maxserve.core.interfaces.request import Output
-    from maxserve.core.interfaces.scheduler import SequenceView, StepPolicy
+    from maxserve.core.interfaces.scheduler import SequenceView, StepCost, StepPolicy
 
 TICK = 0.01  # seconds that a step takes
 
@@ -157,7 +157,7 @@ class SimulatedEngine(Engine):
 
     def __init__(self, limits: Limits) -> None:
         self.cache = CountedCache(limits)
-        super().__init__(_parts(limits, self.cache))
+        super().__init__(simulated_parts(limits, self.cache))
         self.now = 0.0
         self.log: list[list[tuple[str, int]]] = []
         self.rested = False
@@ -179,12 +179,12 @@ class SimulatedEngine(Engine):
         self._free_rows = list(reversed(range(held, limits.rows)))
 
     def arrive(self, arrival: Arrival) -> None:
-        with self._clock():
+        with simulated_clock(self.now):
             self.add(self._request(arrival))
 
     def place(self, arrival: Arrival, *, length: int) -> None:
         """A sequence that decodes already: all but the last of its `length` tokens are in its pages."""
-        with self._clock():
+        with simulated_clock(self.now):
             sequence = self._sequence(self._request(arrival))
         row = self._free_rows.pop()
         self.cache.open(row, sequence.tokens, "")
@@ -231,7 +231,7 @@ class SimulatedEngine(Engine):
         steps = len(self.log)
         self._parts = replace(self._parts, policy=policy)
         self._idle_until = getattr(policy, "idle_until", None)
-        with self._clock():
+        with simulated_clock(self.now):
             outputs = self._step_at_once()
         if len(self.log) == steps:
             self.log.append([])
@@ -264,17 +264,22 @@ class SimulatedEngine(Engine):
         all_of_them = (*self.waiting.values(), *self.running.values())
         return {s.id: (s.prompt_length, s.length, s.computed, s.row, s.limit) for s in all_of_them if s not in touched}
 
-    @contextmanager
-    def _clock(self) -> Iterator[None]:
-        real = time.monotonic
-        setattr(time, "monotonic", lambda: self.now)  # noqa: B010 (what patch does, without its cost in every step)
-        try:
-            yield
-        finally:
-            setattr(time, "monotonic", real)  # noqa: B010
+
+@contextmanager
+def simulated_clock(now: float) -> Iterator[None]:
+    """It is `now` while the block runs."""
+    real = time.monotonic
+    setattr(time, "monotonic", lambda: now)  # noqa: B010 (what patch does, without its cost in every step)
+    try:
+        yield
+    finally:
+        setattr(time, "monotonic", real)  # noqa: B010
 
 
-def _parts(limits: Limits, cache: CountedCache) -> Parts:
+def simulated_parts(
+    limits: Limits, cache: Cache, *, policy: StepPolicy | None = None, cost: StepCost | None = None
+) -> Parts:
+    """The parts of an engine without a model, in which a policy may also be given with each step."""
     nothing: Any = Nothing()
     return Parts(
         info=ModelInfo(
@@ -292,12 +297,12 @@ def _parts(limits: Limits, cache: CountedCache) -> Parts:
         ),
         limits=limits,
         cache=cache,
-        policy=nothing,  # given with each step
+        policy=policy or nothing,
         policy_name="simulated",
         builder=nothing,
         runner=nothing,
         pipeline=nothing,
-        cost=KnownCost(),
+        cost=cost or KnownCost(),
         read_params=lambda fields: {},
         adapters=no_adapters(),
     )

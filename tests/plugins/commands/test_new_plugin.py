@@ -32,6 +32,7 @@ WRITTEN = {
     "adapter": ("scaling", "scaling", "scaling"),
     "attention-backend": ("near-sight", "near_sight", "near-sight"),
     "engine": ("mean-rows", "mean_rows", "mean-rows"),
+    "balancer": ("fewest-first", "fewest_first", "fewest-first"),
     "executor": ("far-away", "far_away", "far-away"),
     "http-server": ("plain-serve", "plain_serve", "plain-serve"),
     "middleware": ("doorkeeper", "doorkeeper", "doorkeeper"),

@@ -10,77 +10,28 @@ from maxserve.interfaces.balancer import BalancerContext
 from maxserve.interfaces.cache import CacheSizes
 from maxserve.interfaces.errors import QueueFullError, RequestError, WorkerDied
 from maxserve.interfaces.observer import StepStats
-from maxserve.interfaces.request import AdapterChange, Encoded, EncodeRequest, Image, Output, Request
+from maxserve.interfaces.request import AdapterChange, Encoded, EncodeRequest, Image, Output
 from maxserve.plugins.replicas import pin
 from maxserve.plugins.replicas.client import Replicas
+from maxserve.testing import BalancerChecks, ScriptedReplica
+from maxserve.testing.balancer import begin, request
 
 
-class Replica:
-    """An EngineClient whose requests end when the test says so."""
-
-    def __init__(self, *, capacity: int | None = None) -> None:
-        self.ready, self.capacity = True, capacity
-        self.asked: list[str] = []
-        self.changes: list[AdapterChange] = []
-        self.resets = 0
-        self.refused: Exception | None = None
-        self.queues: dict[str, asyncio.Queue[Any]] = {}
-
-    @property
-    def open(self) -> int:
-        return len(self.queues)
-
-    async def generate(self, request: Any) -> AsyncGenerator[Any, None]:
-        if not self.ready:
-            raise WorkerDied("no worker is running")
-        if self.capacity is not None and self.open >= self.capacity:
-            raise QueueFullError("full")
-        self.asked.append(request.id)
-        queue = self.queues[request.id] = asyncio.Queue()
-        try:
-            while True:
-                item = await queue.get()
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-                if item.finish is not None:
-                    return
-        finally:
-            del self.queues[request.id]
-
-    encode = generate
-
-    async def change_adapter(self, change: AdapterChange) -> None:
-        if self.refused is not None:
-            raise self.refused
-        self.changes.append(change)
-
-    async def reset_prefix_cache(self) -> None:
-        self.resets += 1
-
-
-def replicas(*parts: Replica) -> Replicas:
+def replicas(*parts: ScriptedReplica) -> Replicas:
     return Replicas(BalancerContext(replicas=parts))  # type: ignore[arg-type]
-
-
-def request(id: str, prompt: int = 10, **fields: Any) -> Request:
-    return Request(id=id, prompt=tuple(range(prompt)), **fields)
 
 
 async def collect(outputs: AsyncGenerator[Any, None]) -> list[Any]:
     return [output async for output in outputs]
 
 
-async def begin(client: Replicas, asked: Any) -> asyncio.Task[list[Any]]:
-    ask = client.encode if isinstance(asked, EncodeRequest) else client.generate
-    task = asyncio.ensure_future(collect(ask(asked)))
-    await asyncio.sleep(0)
-    return task
+class TestLeastCost(BalancerChecks):
+    balancer = "least_cost"
 
 
 def test_requests_are_spread_and_their_outputs_are_those_of_one_replica() -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         client = replicas(*parts)
         tasks = [await begin(client, request(id, prompt=10 + n, salt=id)) for n, id in enumerate("abcd")]
         assert [part.asked for part in parts] == [["a", "c"], ["b", "d"]]
@@ -97,7 +48,7 @@ def test_requests_are_spread_and_their_outputs_are_those_of_one_replica() -> Non
 
 def test_what_shares_a_prefix_goes_to_one_replica() -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         client = replicas(*parts)
         for id, salt in (("a", ""), ("b", "other")):
             task = await begin(client, request(id, 1000, salt=salt))
@@ -114,7 +65,7 @@ def test_adapters_and_images_keep_prefixes_apart() -> None:
     async def main() -> None:
         image = Image(digest=b"1", start=0, length=1, token=0, tensors={})
         for fields in ({"adapter": "x"}, {"images": (image,)}):
-            parts = Replica(), Replica()
+            parts = ScriptedReplica(), ScriptedReplica()
             client = replicas(*parts)
             await begin(client, request("a", 1000))
             await begin(client, request("b", 1000, **fields))
@@ -125,7 +76,7 @@ def test_adapters_and_images_keep_prefixes_apart() -> None:
 
 def test_a_request_of_a_replica_that_dies_goes_to_another_unless_it_gave_something() -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         client = replicas(*parts)
         first, second = await begin(client, request("a")), await begin(client, request("b", salt="b"))
         parts[1].queues["b"].put_nowait(Output(id="b", tokens=(1,)))
@@ -145,7 +96,7 @@ def test_a_request_of_a_replica_that_dies_goes_to_another_unless_it_gave_somethi
 
 def test_where_none_is_left_the_error_is_that_of_the_last() -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         client = replicas(*parts)
         task = await begin(client, request("a"))
         parts[0].ready = parts[1].ready = False
@@ -161,7 +112,7 @@ def test_where_none_is_left_the_error_is_that_of_the_last() -> None:
 
 def test_full_replicas_are_passed_over_until_all_are() -> None:
     async def main() -> None:
-        parts = Replica(capacity=1), Replica(capacity=2)
+        parts = ScriptedReplica(capacity=1), ScriptedReplica(capacity=2)
         client = replicas(*parts)
         assert client.capacity == 3
         for id in "abc":
@@ -175,7 +126,7 @@ def test_full_replicas_are_passed_over_until_all_are() -> None:
 
 def test_what_is_given_up_counts_no_more() -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         client = replicas(*parts)
         task = await begin(client, request("a", 5000))
         task.cancel()
@@ -191,7 +142,7 @@ def test_what_is_given_up_counts_no_more() -> None:
 
 def test_texts_to_be_encoded_are_spread_by_their_tokens() -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         client = replicas(*parts)
         task = await begin(client, EncodeRequest(id="a", texts=((1,) * 500,)))
         for id in "bc":
@@ -205,7 +156,7 @@ def test_texts_to_be_encoded_are_spread_by_their_tokens() -> None:
 
 def test_adapters_are_changed_on_all_or_none() -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         client = replicas(*parts)
         load = AdapterChange(id="1", action="load", name="x", source="/x")
         await client.change_adapter(load)
@@ -224,7 +175,7 @@ def test_adapters_are_changed_on_all_or_none() -> None:
 
 def test_an_adapter_that_replaced_another_cannot_be_undone(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         parts[1].refused = RequestError("broken")
         change = AdapterChange(id="1", action="load", name="x", source="/x", replace=True)
         with pytest.raises(RequestError, match="broken"):
@@ -242,7 +193,7 @@ def stats(steps: int, page_size: int = 64, pages: int = 100) -> StepStats:
 @pytest.mark.parametrize("how", ["reset", "another worker"])
 def test_an_emptied_cache_has_no_prefixes(how: str) -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         client = replicas(*parts)
         client.on_replica_step(0, stats(5))
         await begin(client, request("a", 1000))
@@ -261,7 +212,7 @@ def test_an_emptied_cache_has_no_prefixes(how: str) -> None:
 @pytest.mark.parametrize(("wanted", "given"), [("1", [[], ["a", "b"]]), ("0", [["a", "b"], []]), ("", [["a"], ["b"]])])
 def test_a_header_pins_a_request(wanted: str, given: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        parts = Replica(), Replica()
+        parts = ScriptedReplica(), ScriptedReplica()
         client = replicas(*parts)
         headers = [(b"host", b"x"), (b"x-data-parallel-rank", wanted.encode())] if wanted else []
 
@@ -281,6 +232,6 @@ def test_a_replica_that_is_not_there(wanted: str) -> None:
     async def main() -> None:
         pin._wanted.set(wanted)
         with pytest.raises(RequestError, match="X-data-parallel-rank: expected a number below 2"):
-            await collect(replicas(Replica(), Replica()).generate(request("a")))
+            await collect(replicas(ScriptedReplica(), ScriptedReplica()).generate(request("a")))
 
     asyncio.run(main())
