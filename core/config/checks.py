@@ -76,7 +76,8 @@ def _adjust_scheduling(settings: Settings) -> Settings:
 
 
 def _adjust_server(settings: Settings) -> Settings:
-    if "server.step_timeout" in settings.chosen and cpu_ranks(settings.model.devices) == 1:
+    alone = cpu_ranks(settings.model.devices) <= settings.model.data_parallel_degree
+    if "server.step_timeout" in settings.chosen and alone:
         log.warning("--step-timeout means nothing without several --devices: nothing waits for another process")
     if settings.server.sim_failure <= 100:
         return settings

@@ -33,8 +33,5 @@ class BalancesReplicas(EngineClient, Protocol):
     """The engine that routes have, where there are several replicas."""
 
     def on_replica_step(self, replica: int, stats: StepStats) -> StepStats:
-        """What a replica says of its state, at most once per step; returns what all say together, for observers.
-
-        `maxserve.plugins.replicas.stats.ReplicaStats` adds it up.
-        """
+        """What a replica says of its state, at most once per step; returns what all say together, for observers."""
         ...

@@ -53,7 +53,7 @@ class StepStats:
     were verified, in `drafts` groups of a sequence each, and of these `accepted_tokens` stood, `accepted_by_depth[j]`
     with j others before them. `adapters` are those with requests: name, how many run, how many wait; `adapter_slots` is
     how many can be in use at once, `adapters_loaded` how many there are. Where this is of several `replicas` together,
-    these are what each of them said last, in order, as far as they have said something.
+    these are what each of them said last, in order; None: nothing yet.
     """
 
     time: float
@@ -77,7 +77,7 @@ class StepStats:
     adapters: tuple[tuple[str, int, int], ...] = ()
     adapter_slots: int = 0
     adapters_loaded: int = 0
-    replicas: tuple[StepStats, ...] = ()
+    replicas: tuple[StepStats | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

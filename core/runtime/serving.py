@@ -195,7 +195,7 @@ class Serving:
         if not plan.fleet.observers:  # they count on over all workers
             context = ObserverContext(sections=sections, model=info.name, max_length=info.max_length)
             plan.fleet.observers = Observers(plan.host.build(entry, context) for entry in plan.host.observers)
-            self._balance(settings)
+        self._balance(settings)
         served = ServerContext(
             sections=sections,
             components=plan.host,
@@ -215,9 +215,9 @@ class Serving:
         return app
 
     def _balance(self, settings: Settings) -> None:
-        """Has requests spread over the replicas, where there are several."""
+        """Has requests spread over the replicas, where there are several; that goes on over all workers."""
         fleet, host = self._plan.fleet, self._plan.host
-        if len(fleet.clients) > 1:
+        if len(fleet.clients) > 1 and fleet.engine is fleet.clients[0]:
             context = BalancerContext(sections=host.section_values(settings), replicas=fleet.clients)
             balancer: BalancesReplicas = host.build(host.of(Balancer).get(settings.server.balancer), context)
             fleet.engine, fleet.together = balancer, balancer.on_replica_step

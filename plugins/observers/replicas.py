@@ -35,9 +35,11 @@ class ReplicaSeries:
         self._latest: dict[int, StepStats] = {}
         self._settled: dict[int, StepStats] = {}  # what the counters have of the worker that the replica has now
 
-    def on_step(self, replicas: Sequence[StepStats]) -> None:
-        """What each replica said last."""
+    def on_step(self, replicas: Sequence[StepStats | None]) -> None:
+        """What each replica said last, if it has said something."""
         for replica, stats in enumerate(replicas):
+            if stats is None:
+                continue
             latest = self._latest.get(replica)
             if latest is not None and stats.steps < latest.steps:  # another worker
                 self._settle(replica, latest)

@@ -27,8 +27,7 @@ class ReplicaStats:
             self._gone = [_sum([*self._gone, _without_state(before)])]
         self._latest[number] = stats
         others = [each for i, each in enumerate(self._latest) if each is not None and i != number]
-        said = tuple(each for each in self._latest if each is not None)
-        return replace(_sum([stats, *others, *self._gone]), replicas=said)
+        return replace(_sum([stats, *others, *self._gone]), replicas=tuple(self._latest))
 
 
 def _without_state(stats: StepStats) -> StepStats:

@@ -125,7 +125,7 @@ def test_a_replica_that_is_killed_takes_its_own_requests_only(server: LiveServer
 
 
 def test_a_waiting_request_of_a_killed_replica_is_answered_by_the_other(server: LiveServer) -> None:
-    """Its prompt was not computed yet, or nobody has seen anything of it."""
+    """Its client was sent nothing yet."""
     victim = workers(server)[0]
     with ThreadPoolExecutor(16) as threads:
         victim.suspend()

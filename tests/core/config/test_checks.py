@@ -109,3 +109,15 @@ def test_weights_of_a_repository_name_the_model(here: Path) -> None:
     assert alone.model.model_path == "org/repo/w.safetensors", "a file that is there may hold the config, too"
     with pytest.raises(SettingsError, match="give --model-path"):
         resolve({"weight_path": ["w.safetensors"]}, environ={}, sections=SHARED)
+
+
+def test_a_step_timeout_means_something_where_ranks_share_a_model(caplog: pytest.LogCaptureFixture) -> None:
+    for typed, told in (
+        ({"devices": "cpu:0,1"}, False),
+        ({"devices": "cpu:0,1", "data_parallel_degree": 2}, True),
+        ({"devices": "cpu:0,1,2,3", "data_parallel_degree": 2}, False),
+        ({}, True),
+    ):
+        caplog.clear()
+        resolve({"step_timeout": 5.0, **typed}, environ={})
+        assert ("--step-timeout means nothing" in caplog.text) is told, typed

@@ -145,7 +145,7 @@ def test_observers_are_told_what_replicas_say_together() -> None:
         fleet, (one, other), _, running = await started()
         told: list[StepStats] = []
         fleet.observers = Observers([SimpleNamespace(on_step=told.append, on_request=None)])  # type: ignore[list-item]
-        one.client.on_stats(stats(running=2))  # nobody adds up yet
+        one.client.on_stats(stats(running=2))  # as it is, before a balancer adds up
         fleet.together = lambda number, stats: replace(stats, running=10 * stats.running + number)
         one.client.on_stats(stats(running=3))
         other.client.on_stats(stats(running=4))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -257,3 +258,12 @@ async def test_routes_of_strangers_are_metered_as_built_in_ones(observer: Promet
         text = (await client.get("/metrics")).text
     assert 'http_requests_total{handler="/plugins/acme/words/{word}",method="GET",status="2xx"} 2.0' in text
     assert 'http_requests_total{handler="/metrics",method="GET",status="2xx"} 1.0' in text
+
+
+def test_each_replica_has_series_under_its_number(observer: Prometheus) -> None:
+    second = step(steps=9, generated_tokens=7)
+    observer.on_step(replace(second, replicas=(None, second)))
+    again = step(steps=1, generated_tokens=2)  # of another worker
+    observer.on_step(replace(again, replicas=(step(steps=1, generated_tokens=4), again)))
+    tokens = [value(observer, "maxserve_replica_generated_tokens_total", replica=number) for number in ("0", "1")]
+    assert tokens == [4.0, 9.0]

@@ -27,7 +27,7 @@ def test_statistics_are_sums() -> None:
         adapters=(("y", 0, 1), ("x", 2, 2)),
         adapter_slots=4,
     )
-    assert fleet.add(0, one) == replace(one, replicas=(one,))
+    assert fleet.add(0, one) == replace(one, replicas=(one, None))
     both = fleet.add(1, other)
     assert (both.time, both.page_size, both.running, both.waiting, both.prompt_tokens) == (2.0, 64, 2, 4, 8)
     assert both.cache == CacheSizes(total=20, free=8, cached=6, owned=6, host_hits=4)
@@ -46,3 +46,7 @@ def test_totals_go_on_over_a_worker_that_died_and_its_state_does_not() -> None:
     assert (now.running, now.waiting, now.cache.total) == (1, 4, 20)
     assert now.prompt_tokens == 90 + 6 + 1 + 10
     assert now.cache.host_hits == 4 * 2
+
+
+def test_a_replica_keeps_its_number_when_another_has_said_nothing() -> None:
+    assert ReplicaStats(2).add(1, stats()).replicas == (None, stats())
