@@ -309,8 +309,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
         on_lost_pages=CachePressureLog().preempted,
         images=images,
         pipeline=build_pipeline(
-            target.host,
-            SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device),
+            target.host, SamplerContext(sections=target.sections, vocab_size=spec.vocab_size, device=target.device)
         ),
         read_params=ParamsReader(params, vocab_size=spec.vocab_size).read,
         grammars=_grammars(target, info),

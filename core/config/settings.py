@@ -112,8 +112,7 @@ class CheckpointSettings(Section):
         ),
     ] = None
     use_subgraphs: Annotated[
-        bool,
-        Field(description="Compile the parts of a layer once and use them for all layers; off, plain PyTorch."),
+        bool, Field(description="Compile the parts of a layer once and use them for all layers; off, plain PyTorch.")
     ] = True
     vision_config_overrides: dict[str, Any] = Field(
         default_factory=dict,
@@ -495,9 +494,7 @@ class PluginsSettings(Section):
         Field(description="Plugin to load besides the installed ones: a module, a Python file or a package folder."),
     ] = ()
     no_plugin: Annotated[
-        tuple[str, ...],
-        Option(metavar="NAME"),
-        Field(description="Plugin to leave out, built in or installed."),
+        tuple[str, ...], Option(metavar="NAME"), Field(description="Plugin to leave out, built in or installed.")
     ] = ()
     prefer: Annotated[
         tuple[str, ...],

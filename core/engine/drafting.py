@@ -13,13 +13,7 @@ import numpy as np
 from maxserve.core.engine.draft_draw import DraftDraw
 from maxserve.core.engine.sequence import DrawnFrom
 from maxserve.core.interfaces.errors import PluginError, cause
-from maxserve.core.interfaces.speculator import (
-    DraftedStep,
-    Drafts,
-    DraftStep,
-    ForeseesDrafts,
-    RestingDrafter,
-)
+from maxserve.core.interfaces.speculator import DraftedStep, Drafts, DraftStep, ForeseesDrafts, RestingDrafter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

@@ -94,11 +94,7 @@ class ImagesOfSteps(Protocol):
         ...
 
     def fill(
-        self,
-        inputs: StepInputs,
-        images: Sequence[Any],
-        adapters: Sequence[tuple[int, int]],
-        shift: NDArray[np.int64],
+        self, inputs: StepInputs, images: Sequence[Any], adapters: Sequence[tuple[int, int]], shift: NDArray[np.int64]
     ) -> None:
         """Writes `images`, `bidirectional` and `mrope_positions` of a step in which some sequence computes an image or
         has a `shift`.

@@ -17,17 +17,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.component import Ref
 
 
-__all__ = [
-    "Limits",
-    "Plan",
-    "Scheduler",
-    "SchedulerContext",
-    "SequenceView",
-    "StepCost",
-    "StepPolicy",
-    "View",
-    "Work",
-]
+__all__ = ["Limits", "Plan", "Scheduler", "SchedulerContext", "SequenceView", "StepCost", "StepPolicy", "View", "Work"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,13 +43,7 @@ def stored_encoding(files: Sequence[WeightFile], format: BuiltQuantizationFormat
 
 
 def settle_encoding(
-    stored: str,
-    wanted: str | None,
-    *,
-    cast: bool,
-    ref: str,
-    packed: str | None = None,
-    roundable: Collection[str] = (),
+    stored: str, wanted: str | None, *, cast: bool, ref: str, packed: str | None = None, roundable: Collection[str] = ()
 ) -> str:
     """The encoding to serve: the stored one unless another is `wanted` and may be cast to.
 

@@ -121,10 +121,7 @@ def rounding_of(host: Host, files: ModelFiles) -> Rounding | None:
         return None
     entry = _rounding_entry(host, files.rounding)
     context = RoundingContext(
-        encoding=files.rounding,
-        rounds=rounding_to(host, files.rounding),
-        by=entry.title,
-        cache=files.rounding_cache,
+        encoding=files.rounding, rounds=rounding_to(host, files.rounding), by=entry.title, cache=files.rounding_cache
     )
     found: Rounding = built_part(host, entry, "rounding", context)
     return found

@@ -47,12 +47,7 @@ _QUANTIZATION = "quantization_config"
 
 
 def resolve_model(
-    model: Checkpoint,
-    host: Host,
-    *,
-    progress: Progress,
-    prefer_legacy: bool = True,
-    task: str | None = None,
+    model: Checkpoint, host: Host, *, progress: Progress, prefer_legacy: bool = True, task: str | None = None
 ) -> ModelFiles:
     """The files of the model that `model` names, downloaded if need be; ModelError in one line if that fails.
 
