@@ -35,7 +35,7 @@ class Fleet:
         self.engine: EngineClient = self.clients[0]
         self.together: Callable[[int, StepStats], StepStats] = lambda number, stats: stats
         self._infos: dict[int, ModelInfo] = {}
-        self._opened = False
+        self._opened = self._failed = False
         for number, client in enumerate(self.clients):
             client.on_stats = partial(self._on_stats, number)
 
@@ -94,7 +94,13 @@ class Fleet:
             log.error("replica %d is given up, and the others serve on: %s", member.number, error)
 
     def _on_stats(self, number: int, stats: StepStats) -> None:
-        self.observers.on_step(self.together(number, stats))
+        try:
+            stats = self.together(number, stats)
+        except Exception:  # of a stranger's balancer: outputs are delivered all the same
+            if not self._failed:
+                log.exception("the balancer failed at on_replica_step; further failures there are not logged")
+            self._failed = True
+        self.observers.on_step(stats)
 
     def on_ready(self, number: int, info: ModelInfo, watcher: Watcher) -> None:
         """A replica is ready. The first time, the server is when all are."""

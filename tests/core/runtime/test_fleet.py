@@ -185,3 +185,20 @@ def test_a_replica_that_is_given_up_leaves_the_others_serving(caplog: pytest.Log
             await running
 
     asyncio.run(main())
+
+
+def test_statistics_that_a_balancer_fails_at_are_those_of_the_replica(caplog: pytest.LogCaptureFixture) -> None:
+    """They come from the loop that delivers outputs, which must not end."""
+    supervisor = Supervisor()
+    fleet = Fleet([supervisor])  # type: ignore[list-item]
+    heard: list[StepStats] = []
+    fleet.observers = Observers([SimpleNamespace(on_step=heard.append)])  # type: ignore[list-item]
+
+    def together(number: int, stats: StepStats) -> StepStats:
+        raise ZeroDivisionError("a stranger's")
+
+    fleet.together = together
+    for running in (1, 2):
+        supervisor.client.on_stats(stats(running=running))
+    assert [each.running for each in heard] == [1, 2]
+    assert [record.exc_info is not None for record in caplog.records] == [True]
