@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maxserve.core.interfaces.errors import SettingsError
-from maxserve.core.loading.quantization import quantization_of
 
 if TYPE_CHECKING:
     from maxserve.core.config import Settings
@@ -28,8 +27,6 @@ def validate_shared(settings: Settings, host: Host, files: ModelFiles) -> None:
         "it out, or name one device": settings.kv_cache.enable_kvcache_swapping_to_host,
         f"--layer-compiler {compiler} does not go with {ranks}: ranks meet within each layer, which then runs as it is "
         "written; leave it out, or name one device": compiler not in COMPILERS,
-        f"{ranks}: quantized weights are not shared among ranks yet; name one device, or serve the model in bfloat16 "
-        "or float32": files.rounding or quantization_of(host, files.config, files.ref) is not None,
     }
     for text, asked in refused.items():
         if asked:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from math import gcd
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from maxserve.interfaces.errors import ModelError
 from maxserve.plugins.weights.weight_plan import Read
 from maxserve.weights import Part, Role, Shard
+
+if TYPE_CHECKING:
+    from maxserve.interfaces.codes import Codes, CodesLayout
 
 
 @runtime_checkable
@@ -116,3 +120,51 @@ def _share(part: Part, name: str, shard: Shard) -> tuple[int, int]:
     first, last = shard.of(part.units)
     unit = part.size // part.units
     return first * unit, max(last, first + 1) * unit
+
+
+def cut_group(group: int, start: int, stop: int) -> int:
+    """The groups of inputs `start` … `stop` - 1: a group that the first one halves is several with one scale."""
+    if start // group == (stop - 1) // group:
+        return stop - start
+    return gcd(group, start) if start else group
+
+
+def cut_layout(layout: CodesLayout, inputs: tuple[int, int] | None) -> CodesLayout:
+    """That of the codes of some inputs."""
+    return layout if inputs is None else replace(layout, group=cut_group(layout.group, *inputs))
+
+
+def cut_codes(codes: Codes, read: Read) -> Codes:
+    """What is taken of the codes, the same numbers."""
+    for axis, start, stop in read.taken:
+        codes = codes.rows(start, stop) if axis == -2 else inputs_of(codes, start, stop)
+    return codes
+
+
+def inputs_of(codes: Codes, start: int, stop: int) -> Codes:
+    """Those of some of the inputs, which are in the order of the weight."""
+    if (start, stop) == (0, codes.codes.shape[1]):
+        return codes
+    assert codes.order is None, "inputs that lie in another order are not neighbours"
+    group = cut_group(codes.group, start, stop)
+    groups = torch.arange(start, stop, group) // codes.group
+    first, last = int(groups[0]) // codes.block, int(groups[-1]) // codes.block
+    aligned = group == codes.group and int(groups[0]) % codes.block == 0
+    scales, offsets = codes.scales, codes.offsets
+    block, block_scales, block_offsets = codes.block, codes.block_scales, codes.block_offsets
+    if block_scales is not None and not aligned and first < last:  # a block begins before: blocks are multiplied out
+        scales, offsets, block_scales, block_offsets = codes.group_scales(), codes.group_offsets(), None, None
+    elif not aligned:
+        block = len(groups)
+
+    return replace(
+        codes,
+        codes=codes.codes[:, start:stop],
+        group=group,
+        scales=scales[:, groups],
+        offsets=None if offsets is None else offsets[:, groups],
+        zeros=None if codes.zeros is None else codes.zeros[:, groups],
+        block=1 if block_scales is None else block,
+        block_scales=None if block_scales is None else block_scales[:, first : last + 1],
+        block_offsets=None if block_offsets is None else block_offsets[:, first : last + 1],
+    )

@@ -31,7 +31,7 @@ from maxserve.interfaces.linear import (
 from maxserve.interfaces.progress import Progress
 from maxserve.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
 from maxserve.plugins.weights.rounded import RoundedExperts, RoundedLinear, may_be_rounded, rounded
-from maxserve.plugins.weights.shards import layouts
+from maxserve.plugins.weights.shards import cut_codes, cut_layout, layouts
 from maxserve.plugins.weights.weight_plan import Parameters, Read, plan_reads
 from maxserve.weights import (
     PLAIN_TYPES,
@@ -91,6 +91,7 @@ def load_weights(
     parameters.unpack_exactly(reads)
     if storage is not None:
         parameters.create_packed(storage, reads, quantization)
+        reads = parameters.before_rounding(reads)
     _say_unpacked(reads, parameters)
     total = sum(read.size for read in reads) or 1
     progress.phase("Loading weights")
@@ -111,14 +112,16 @@ def _say_unpacked(reads: Sequence[Read], parameters: _Loaded) -> None:
     if not unpacked:
         return
     types = ["F32" if parameters.unpacks_exactly(read.target) else read.dtype for read in unpacked]
+    cut = " in the ranks' shares" if any(read.taken for read in unpacked) else ""
     size = sum(prod(read.shape) * PLAIN_TYPES[type].itemsize for read, type in zip(unpacked, types, strict=True))
     log.info(
-        "%d of %d quantized weights are unpacked to %s, %.1f MB (of %s, for example), which no kernel takes as it is",
+        "%d of %d quantized weights are unpacked to %s, %.1f MB (of %s, for example), which no kernel takes as it is%s",
         len(unpacked),
         sum(bool(read.parts) for read in reads),
         " and ".join(sorted(set(types))),
         size / 1e6,
         unpacked[0].target,
+        cut,
     )
 
 
@@ -318,6 +321,7 @@ class _Loaded:
         )
         self._model = model
         self._layouts = {} if shard is None else layouts(model, self.shapes.shapes, shard)
+        self._rounded_whole: set[str] = set()  # parameters whose inputs are cut once they are rounded
 
     def shares(self, reads: Sequence[Read]) -> list[Read]:
         """What to read of each tensor for this rank's part of the parameters."""
@@ -325,6 +329,15 @@ class _Loaded:
             share
             for read in reads
             for share in (self._layouts[read.target].cut(read) if read.target in self._layouts else (read,))
+        ]
+
+    def before_rounding(self, reads: Sequence[Read]) -> list[Read]:
+        """What to read where rows are rounded whole, whatever this rank has of them: blocks are those of one rank."""
+        return [
+            replace(read, taken=tuple(each for each in read.taken if each[0] != -1))
+            if read.target in self._rounded_whole
+            else read
+            for read in reads
         ]
 
     def unpack_exactly(self, reads: Sequence[Read]) -> None:
@@ -368,6 +381,8 @@ class _Loaded:
             modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
             if quantization is not None and self._create_codes(names, storage, own, quantization.format):
                 continue
+            if names[0] in self._exact:
+                own = [replace(read, dtype="F32") for read in own]
             if storage.rounding is not None and own and self._round(names, storage, storage.rounding, own):
                 continue
             if storage.method is None:
@@ -395,12 +410,14 @@ class _Loaded:
         """
         modules = [(name, self._module(name)) for name in names if name.endswith("weight")]
         projections = [(name, module) for name, module in modules if may_be_rounded(module)]
-        layout = rounding.layout(*self._shape(names[0])[-2:]) if projections else None
         shape = self._shape(names[0])
+        layout = rounding.layout(shape[-2], self.shapes.shapes[names[0]][-1]) if projections else None
         if len(shape) > 1 and (layout is None or len(projections) < len(modules)):
             rounding.keep(names[0], prod(shape))
         if layout is None:
             return False
+        if self._inputs(names[0]) is not None:
+            self._rounded_whole.add(names[0])
         made = [self._create_rounded(name, module, storage.method, rounding, layout) for name, module in projections]
         if all(made):
             self._dtypes[names[0]] = storage.dtype(reads)
@@ -416,16 +433,19 @@ class _Loaded:
         """Makes room for the codes of one projection, or of those of all experts; whether the method takes them."""
         if not isinstance(method, SupportsCodes):
             return False
-        *experts, outputs, inputs = self._shape(self.shapes.aliases[name])
+        target = self.shapes.aliases[name]
+        *experts, outputs, inputs = self._shape(target)
+        own = self._inputs(target)
+        layout = cut_layout(layout, own)
         if isinstance(module, ExpertLayer):
             stack = method.create_expert_codes(experts[0], outputs, inputs, [layout])
             if stack is not None:
-                self._experts[name] = RoundedExperts(rounding, stack)
+                self._experts[name] = RoundedExperts(rounding, stack, own)
                 module.set_packed(stack)
             return stack is not None
         codes = method.create_codes(outputs, inputs, [layout])
         if codes is not None and isinstance(module, Linear):
-            self._packed[name] = RoundedLinear(rounding, codes)
+            self._packed[name] = RoundedLinear(rounding, codes, own)
             module.set_packed(codes)
         return codes is not None
 
@@ -436,14 +456,38 @@ class _Loaded:
         reads: Sequence[Read],
         format: BuiltQuantizationFormat,
     ) -> bool:
-        """Whether the method takes the weight as codes, but for parts that are plain: no part is changed or cut."""
+        """Whether the method takes the weight as codes, but for parts that are plain: no part is changed.
+
+        Where it does not because of this rank's share of the inputs, what is unpacked is not rounded.
+        """
         method = storage.method
         if not isinstance(method, SupportsCodes) or not isinstance(format, HasCodes):
             return False
         coded, plain = [read for read in reads if read.parts], [read for read in reads if not read.parts]
-        if not coded or any(read.alias is not None or read.changed for read in reads):
+        if not coded or any(read.alias is not None or read.change is not None for read in reads):
             return False
-        layouts = [format.layout({role: part.info for role, part in read.parts.items()}) for read in coded]
+        inputs = self._inputs(names[0])
+        if inputs is not None and any(self._is_ordered(read, format) for read in coded):
+            self._exact.add(names[0])
+            return False
+        whole = [format.layout({role: part.info for role, part in read.parts.items()}) for read in coded]
+        layouts = [cut_layout(layout, inputs) for layout in whole]
+        if self._make_codes(names, method, layouts, plain, storage, reads):
+            return True
+        if layouts != whole:
+            self._exact.add(names[0])
+        return False
+
+    def _make_codes(
+        self,
+        names: Sequence[str],
+        method: SupportsCodes,
+        layouts: Sequence[CodesLayout],
+        plain: Sequence[Read],
+        storage: LinearStorage,
+        reads: Sequence[Read],
+    ) -> bool:
+        """Makes room for the codes of one parameter; whether the method takes them."""
         modules = [self._module(name) for name in names]
         if len(modules) == 1 and isinstance(modules[0], ExpertLayer):
             return not plain and self._create_expert_codes(names[0], modules[0], method, layouts, reads)
@@ -460,6 +504,21 @@ class _Loaded:
             if isinstance(module, Linear | Embedding):
                 module.set_packed(made)
         return True
+
+    def _inputs(self, target: str) -> tuple[int, int] | None:
+        """Those that this rank has of a parameter; None for all."""
+        return self._layouts[target].inputs if target in self._layouts else None
+
+    def _is_ordered(self, read: Read, format: HasCodes) -> bool:
+        """Whether codes lie in another order than inputs, of which ranks have neighbours: `order` of Codes.
+
+        Only a tensor with a number for each input can say so.
+        """
+        if all(part.info.shape != read.shape[-1:] for part in read.parts.values()):
+            return False
+        with OpenFiles(self._files) as opened:
+            first = opened(read.file, read.name, None)
+            return format.codes(_parts(read, first, opened)).order is not None
 
     def _create_expert_codes(
         self,
@@ -488,11 +547,12 @@ class _Loaded:
         if read.target in self._codes:
             codes = format.codes(parts)
             codes = codes if read.rows is None else codes.rows(*read.rows)
-            self._codes[read.target].load_codes(codes, read.offset or 0)
+            self._codes[read.target].load_codes(cut_codes(codes, read), read.offset or 0)
             return
         entries = _entries(read, parts) if len(read.shape) == 3 else iter(((read.entry or 0, parts),))
         for entry, own in entries:
-            self._expert_codes[read.target].load_codes(entry, format.codes(own), read.offset or 0)
+            codes = cut_codes(format.codes(own), read)
+            self._expert_codes[read.target].load_codes(entry, codes, read.offset or 0)
 
     def _create_experts(self, name: str, module: ExpertLayer, storage: LinearStorage, reads: Sequence[Read]) -> None:
         """Makes room for the weights of one projection of all experts, if the method stores such."""
@@ -519,7 +579,7 @@ class _Loaded:
         """Takes one tensor: a whole parameter, an entry of a stacked one, or rows of either from `read.offset` on."""
         dtype = self._dtypes.get(read.target, self._dtype)
         if read.target in self._rounded:
-            tensor = rounded(self._rounded[read.target], tensor)
+            tensor = rounded(self._rounded[read.target], tensor, self._inputs(read.target))
         if read.alias is not None:
             self._second[read.alias] = tensor.to(device=self._device, dtype=dtype)
         elif (codes := self._codes.get(read.target)) is not None and isinstance(codes, SupportsPlainRows):

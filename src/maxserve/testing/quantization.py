@@ -216,7 +216,9 @@ class QuantizationFormatChecks:
             assert torch.equal(alone[0], codes.values()[9]), f"{encoding}: a row depends on those beside it"
 
     def test_a_model_in_the_format_computes_with_its_weights(self, host: Host, tmp_path: Path) -> None:
-        """As a checkpoint does that has them: in float32, where the linear method takes codes, else unpacked."""
+        """As a checkpoint does that has them: in float32, where the linear method takes codes, else unpacked; and two
+        ranks that share it."""
+        from maxserve.testing.ranks import assert_same_texts, served_in_ranks, texts
         from maxserve.testing.served import Served
 
         built, packed = self.found(host).format, tmp_path / "packed"
@@ -242,6 +244,7 @@ class QuantizationFormatChecks:
             answer.tokens == each.tokens and answer.logprobs == pytest.approx(each.logprobs, abs=1e-3)
             for each in expected
         )
+        assert_same_texts(served_in_ranks(packed, host, 2, texts), texts(Served(packed, host)))
 
 
 _DAMAGES: Sequence[Callable[[Tensor], Tensor]] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from torch import Tensor, nn
 
 from maxserve.core.assembly.assemble import build_follower
+from maxserve.core.interfaces.request import Request, SamplingParams
 from maxserve.core.loading.progress import NullProgress
 from maxserve.core.loading.shard import Shard
 from maxserve.core.registry.protocol import Host
@@ -18,9 +20,9 @@ from maxserve.core.runtime.ranks import Rank
 from maxserve.plugins.executors.group import LocalGroup
 from maxserve.plugins.executors.process_group import process_group, thread_store
 from maxserve.plugins.weights.shards import layouts
-from maxserve.testing.served import Served, served_settings
+from maxserve.testing.served import GREEDY, Answer, Served, served_settings
 
-__all__ = ["in_ranks", "served_in_ranks", "take_shares"]
+__all__ = ["assert_same_texts", "in_ranks", "served_in_ranks", "take_shares", "texts"]
 
 T = TypeVar("T")
 SECONDS = 20.0  # that one rank waits for another
@@ -84,3 +86,31 @@ def take_shares(module: nn.Module, whole: Mapping[str, Tensor], shard: Shard) ->
         path, _, own = name.rpartition(".")
         value = shares[name].share(tensor) if name in shares else tensor
         setattr(module.get_submodule(path), own, nn.Parameter(value.clone(), requires_grad=False))
+
+
+def texts(served: Served, adapter: str = "", tokens: int = 24) -> list[Answer]:
+    """What greedy and seeded requests are answered, all of them running at once; of an adapter, if it is named."""
+    ids = map(str, itertools.count())
+    answers = {}
+    for length, fields in itertools.product((5, 37, 18), (GREEDY, {"temperature": {"temperature": 1.0}})):
+        prompt = tuple((7 * length + i * i) % 60 + 3 for i in range(length))
+        params = SamplingParams(max_tokens=tokens, ignore_eos=True, logprobs=0, fields=fields, seed=length)
+        request = Request(id=next(ids), prompt=prompt, params=params, adapter=adapter)
+        answers[request.id] = Answer()
+        served.engine.add(request)
+    while served.engine.busy:
+        for output in served.engine.next_outputs():
+            answer = answers[output.id]
+            answer.tokens += output.tokens
+            answer.logprobs += [entry.logprob for entry in output.logprobs]
+            answer.error = output.error or answer.error
+    return list(answers.values())
+
+
+def assert_same_texts(found: list[Answer], due: list[Answer], tolerance: float = 1e-4) -> None:
+    """Asserts that the texts are those of one rank, and nearly as likely."""
+    for answer, expected in zip(found, due, strict=True):
+        assert answer.error is expected.error is None, answer.error or expected.error
+        assert answer.tokens == expected.tokens, "the text is not that of one rank"
+        error = max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True))
+        assert error <= tolerance, f"log-probabilities differ by {error:.2e}"

@@ -230,7 +230,6 @@ REFUSED: dict[str, Any] = {
     "speculative_method": "ngram",
     "enable_kvcache_swapping_to_host": True,
     "layer_compiler": "native",
-    "quantization_encoding": "q4_k",
 }
 
 
@@ -239,13 +238,6 @@ def test_what_ranks_cannot_share_yet_is_named(option: str, model_folder: Callabl
     settings, files = served_settings(model_folder(), host, devices="cpu:0,1", **{option: REFUSED[option]})
     with pytest.raises(SettingsError, match="--devices cpu:0,1"):
         validate_shared(settings, host, files)
-
-
-def test_a_quantized_checkpoint_is_named(model_folder: Callable[..., Path], host: Any) -> None:
-    settings, files = served_settings(model_folder(), host, devices="cpu:0,1")
-    config = {**files.config, "quantization_config": {"quant_method": "fp8"}}
-    with pytest.raises(SettingsError, match="--devices cpu:0,1: quantized weights are not shared"):
-        validate_shared(settings, host, replace(files, config=config))
 
 
 def test_adapters_are_named(model_folder: Callable[..., Path], host: Any) -> None:

@@ -22,6 +22,7 @@ from maxserve.plugins.gguf.files import Gguf
 from maxserve.plugins.gguf.model import sources_of
 from maxserve.plugins.gguf.types import BY_NAME
 from maxserve.testing.architecture import ArchitectureChecks, randomised
+from maxserve.testing.ranks import assert_same_texts, served_in_ranks, texts
 from maxserve.testing.served import Served, continuation
 from maxserve.testing.tiny_configs import tiny_config
 from tests.plugins.gguf.conftest import Writer
@@ -253,6 +254,18 @@ def test_a_quantized_file_is_the_model(family: Family, write_gguf: Callable[...,
     reference = tiny(family)
     write_gguf(tmp_path / "tiny.gguf", reference, family.architecture, mixed, family.metadata)
     compare(serve(tmp_path / "tiny.gguf"), reference)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("family", FAMILIES, ids=name_of)
+def test_two_ranks_share_a_quantized_file(family: Family, write_gguf: Callable[..., None], tmp_path: Path) -> None:
+    """Also queries and keys whose rows lie otherwise in the file."""
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
+    if not host.architectures.get(family.model_class).component.tensor_parallel:
+        pytest.skip("its architecture does not declare that ranks can share it")
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, tiny(family), family.architecture, mixed, family.metadata)
+    assert_same_texts(served_in_ranks(path, host, 2, texts), texts(serve(path)))
 
 
 def partly(name: str) -> Type:

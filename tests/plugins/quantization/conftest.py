@@ -21,6 +21,7 @@ from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.cpu.linear import PanelMethod
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.quantization import TYPES, infos
+from maxserve.testing.ranks import assert_same_texts, served_in_ranks, texts
 from maxserve.testing.served import Served, continuation
 from maxserve.testing.tiny_configs import tiny_config
 
@@ -67,6 +68,13 @@ def same(served: Served, reference: Any) -> None:
     assert max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True)) < 1e-4
 
 
+def shared(folder: Path, **options: Any) -> None:
+    """Two ranks give the texts of one."""
+    host = PluginHost.discover(PluginOptions(autoload=False), strict=True)
+    due = texts(Served(folder, host, **options))
+    assert_same_texts(served_in_ranks(folder, host, 2, texts, **options), due)
+
+
 def refused(folder: Path, name: str, change: Callable[[Tensor], Tensor] | None, message: str) -> str:
     """What a start says, which matches the message, where a tensor of the checkpoint is changed, or gone."""
     tensors = load_file(folder / "model.safetensors")
@@ -105,6 +113,11 @@ def serve_fixture() -> Callable[..., Served]:
 @pytest.fixture(name="same")
 def same_fixture() -> Callable[..., None]:
     return same
+
+
+@pytest.fixture(name="shared")
+def shared_fixture() -> Callable[..., None]:
+    return shared
 
 
 @pytest.fixture(name="refused")

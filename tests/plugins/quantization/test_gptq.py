@@ -155,7 +155,7 @@ def test_families_are_served(
 @pytest.mark.compiler
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_orders_of_activations_heads_and_modules_that_differ(
-    bits: int, made: Any, serve: Any, same: Any, tmp_path: Path
+    bits: int, made: Any, serve: Any, same: Any, shared: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each part of a fused projection has an order of its own; modules have bits and groups of their own, or none."""
 
@@ -172,6 +172,25 @@ def test_orders_of_activations_heads_and_modules_that_differ(
     quantization = settings(bits=bits, group_size=64, desc_act=True, lm_head=True, dynamic={"lm_head": {"bits": 8}})
     reference = made(tmp_path, "LlamaForCausalLM", pack, {"vocab_size": 96}, quantization)
     same(serve(tmp_path), reference)
+    with caplog.at_level("INFO"):
+        shared(tmp_path)
+    assert "are unpacked to F32" in caplog.text, "inputs in an order of their own have no neighbours"
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("family", ["fused already", "experts", "mixtral"])
+@pytest.mark.parametrize("group", [32, 96])
+def test_two_ranks_share_it(family: str, group: int, made: Any, shared: Any, tmp_path: Path) -> None:
+    """Also where shares of inputs begin within a group."""
+    model_class, config = FAMILIES[family]
+    sizes = {"intermediate_size": 2 * 96, "moe_intermediate_size": 3 * 64}
+
+    def pack(name: str, weight: Tensor) -> Any:
+        shape: Any = tuple(weight.shape)
+        return packed(shape, 4, group) if name.endswith("_proj.weight") or ".w" in name else None
+
+    made(tmp_path, model_class, pack, {**config, **sizes}, settings(group_size=group))
+    shared(tmp_path)
 
 
 def test_settings_of_their_own_file_are_read(made: Any, serve: Any, same: Any, tmp_path: Path) -> None:

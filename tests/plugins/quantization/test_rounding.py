@@ -93,6 +93,26 @@ def test_a_plain_checkpoint_is_served_as_what_it_is_rounded_to(
     compare(Served(tmp_path, host, quantization_encoding=encoding), model)
 
 
+@pytest.mark.compiler
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("family", ["LlamaForCausalLM", "GptOssForCausalLM", "Phi3ForCausalLM"])
+def test_two_ranks_share_it(family: str, encoding: str, shared: Any, tmp_path: Path) -> None:
+    """Rounded in the blocks of one rank, of which shares of inputs may begin within one."""
+    tiny(family, **FAMILIES[family], intermediate_size=768).save_pretrained(tmp_path)
+    shared(tmp_path, quantization_encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    "options", [{"linear_method": "none"}, {"use_subgraphs": False}], ids=lambda each: next(iter(each))
+)
+@pytest.mark.parametrize("family", ["LlamaForCausalLM", "Qwen3MoeForCausalLM"])
+def test_two_ranks_share_it_where_nothing_takes_codes(
+    family: str, options: Mapping[str, Any], shared: Any, tmp_path: Path
+) -> None:
+    tiny(family, **FAMILIES[family]).save_pretrained(tmp_path)
+    shared(tmp_path, quantization_encoding="q4_k", **options)
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("family", ["LlamaForCausalLM", "Qwen3MoeForCausalLM"])
 @pytest.mark.parametrize(

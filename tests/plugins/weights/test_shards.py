@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maxserve.core.interfaces.codes import Codes
 from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.linear import Embedding, Linear, Part
@@ -19,7 +20,7 @@ from maxserve.core.loading.shard import Shard
 from maxserve.core.loading.storage import LinearStorage
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.safetensors.files import SafetensorsFile
-from maxserve.plugins.weights.shards import Shared, SharesValues, layouts
+from maxserve.plugins.weights.shards import Shared, SharesValues, cut_layout, inputs_of, layouts
 from maxserve.plugins.weights.weights import load_weights
 from maxserve.testing.architecture import randomised
 from maxserve.testing.quantization import nibble_plugin, quantize_checkpoint
@@ -145,3 +146,32 @@ def test_heads_stay_whole() -> None:
     assert layouts(model, ["qkv.weight", "table.weight"], Shard(rank=0, size=3)).keys() == {"qkv.weight"}
     with pytest.raises(ModelError, match="q has 6 heads or units, which 4 ranks cannot share"):
         layouts(model, ["qkv.weight"], Shard(rank=0, size=4))
+
+
+@pytest.mark.parametrize("block", [0, 1, 2, 3, 16])
+@pytest.mark.parametrize("group", [16, 32, 96, 200, 400])
+@pytest.mark.parametrize("extras", [False, True])
+@pytest.mark.parametrize(("start", "stop"), [(0, 192), (192, 384), (96, 192), (100, 200), (300, 400), (0, 400)])
+def test_codes_of_some_inputs_are_the_same_numbers(block: int, group: int, extras: bool, start: int, stop: int) -> None:
+    """Whether the cut is at a border of blocks, of groups, or of neither."""
+    inputs, generator = 400, torch.Generator().manual_seed(group + block)
+    groups = -(-inputs // group)
+
+    def numbers(count: int) -> Tensor:
+        return torch.rand(5, count, generator=generator)
+
+    blocks = -(-groups // block) if block else 0
+    codes = Codes(
+        codes=torch.randint(0, 16, (5, inputs), generator=generator, dtype=torch.uint8),
+        table=torch.arange(16.0),
+        group=group,
+        scales=numbers(groups),
+        offsets=numbers(groups) if extras else None,
+        zeros=numbers(groups) if extras else None,
+        block=block or 1,
+        block_scales=numbers(blocks) if block else None,
+        block_offsets=numbers(blocks) if block and extras else None,
+    )
+    found = inputs_of(codes, start, stop)
+    assert torch.equal(found.values(), codes.values()[:, start:stop])
+    assert found.layout == cut_layout(codes.layout, (start, stop))
