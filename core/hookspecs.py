@@ -40,12 +40,14 @@ from maxserve.core.interfaces.sampler import Sampler
 from maxserve.core.interfaces.scheduler import Scheduler
 from maxserve.core.interfaces.speculator import Speculator
 from maxserve.core.interfaces.tokenizer import TokenizerContext, TokenizerFiles
+from maxserve.core.interfaces.transport import Transport
 from maxserve.core.interfaces.weight_format import WeightFormat
 
 if TYPE_CHECKING:
     import click
 
     from maxserve.core.interfaces.cache import Cache, CacheContext
+    from maxserve.core.interfaces.engine import GenerationContext, ServedEngine
     from maxserve.core.interfaces.process import ProcessInfo
     from maxserve.core.registry.protocol import Invocation
 
@@ -203,6 +205,14 @@ def maxserve_grammar_backends() -> Iterable[GrammarBackend]:
     """
 
 
+@hookspec
+def maxserve_transports() -> Iterable[Transport]:
+    """Ways in which keys and values come from one server to another.
+
+    Example: ``yield Transport(name="acme", build="acme.fabric:Fabric")``
+    """
+
+
 @hookspec(firstresult=True)
 def maxserve_tokenizer(context: TokenizerContext) -> TokenizerFiles | None:
     """What reads the tokenizer of a model; the first answer that is not None wins.
@@ -232,6 +242,14 @@ def maxserve_cache_built(cache: Cache, context: CacheContext) -> None:
     """Runs when a worker has built its cache, which is empty; may raise to stop the start.
 
     Example: ``cache.listen(MyListener(context.page_size))``
+    """
+
+
+@hookspec
+def maxserve_engine_built(engine: ServedEngine, context: GenerationContext) -> ServedEngine | None:
+    """Runs when a worker's engine for text is ready; what a plugin returns is served instead, and may ask this one.
+
+    Example: ``return Counting(engine)``
     """
 
 

@@ -15,6 +15,7 @@ BUILTINS: tuple[tuple[str, str], ...] = (
     ("builtin.runners", "maxserve.plugins.runners"),
     ("builtin.executors", "maxserve.plugins.executors"),
     ("builtin.replicas", "maxserve.plugins.replicas"),
+    ("builtin.transfers", "maxserve.plugins.transfers"),
     ("builtin.native", "maxserve.plugins.cpu"),
     ("builtin.safetensors", "maxserve.plugins.safetensors"),
     ("builtin.gguf", "maxserve.plugins.gguf"),

@@ -37,7 +37,7 @@ from maxserve.core.interfaces.architecture import Model, ModelSpec
 from maxserve.core.interfaces.attention import CacheQuery
 from maxserve.core.interfaces.chat_template import ChatTemplateContext
 from maxserve.core.interfaces.component import Context
-from maxserve.core.interfaces.engine import ModelInfo
+from maxserve.core.interfaces.engine import GenerationContext, ModelInfo
 from maxserve.core.interfaces.errors import PluginError, SettingsError, cause
 from maxserve.core.interfaces.grammar import GrammarContext
 from maxserve.core.interfaces.images import StepImagesContext
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from maxserve.core.engine.overlap import DeviceQueue
     from maxserve.core.interfaces.attention import Attention
     from maxserve.core.interfaces.cache import CacheLayer
-    from maxserve.core.interfaces.engine import ModelFiles
+    from maxserve.core.interfaces.engine import ModelFiles, ServedEngine
     from maxserve.core.interfaces.images import ImagesOfSteps
     from maxserve.core.interfaces.memory import PlannedMemory
     from maxserve.core.interfaces.progress import Progress
@@ -77,9 +77,13 @@ MEASURED_ROWS = 64  # most rows of a step of which the time is measured at the s
 MIXED_STEP_CPU, MIXED_STEP = 200, 50  # milliseconds of a step that runs prompts beside answers
 
 
-def build(context: OwnContext) -> Engine:
+def build(context: OwnContext) -> ServedEngine:
     """As the engine's declaration asks it."""
-    return build_engine(context.settings, context.host, context.files, progress=context.progress, group=context.group)
+    settings, host, files = context.settings, context.host, context.files
+    engine = build_engine(settings, host, files, progress=context.progress, group=context.group)
+    sections = host.section_values(settings)
+    built = GenerationContext(sections=sections, cache=engine.kv_cache, salt=engine.salt, files=files, components=host)
+    return host.engine_built(engine, built)
 
 
 def build_engine(
@@ -434,7 +438,7 @@ def _info(target: Target, loaded: Loaded, adapters: Mapping[str, str]) -> ModelI
 
 def _unsupported(target: Target) -> dict[str, str]:
     """The request fields that this engine does not take, with the reason."""
-    found = {}
+    found = {"kv_transfer_params": "and target_endpoint need a server that exchanges keys and values (--pipeline-role)"}
     if not target.scheduler.component.priorities:
         found["priority"] = (
             f"means nothing with --scheduler {target.scheduler.name}, which does not look at it; leave it out, or "

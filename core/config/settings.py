@@ -435,6 +435,9 @@ class ServerSettings(Section):
     port: Annotated[
         int, Option(server=True), Field(description="TCP port to listen on; 0 takes any free one.", ge=0, le=65535)
     ] = 8000
+    headless: Annotated[
+        bool, Option(server=True, negatable=False), Field(description="Start the worker without HTTP.")
+    ] = False
     log_prefix: Annotated[
         str | None, Option(server=True), Field(description="Text in front of every log line, in every process.")
     ] = None

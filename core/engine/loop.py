@@ -16,7 +16,7 @@ from maxserve.core.engine.overlap import Overlap
 from maxserve.core.engine.parts import Counters, Parts
 from maxserve.core.engine.plan import StepPlan, StepView
 from maxserve.core.engine.queues import Queues
-from maxserve.core.engine.sequence import Sequence
+from maxserve.core.engine.sequence import Sequence, salt_of
 from maxserve.core.engine.step import Step
 from maxserve.core.engine.validation import validate_ids, validate_request
 from maxserve.core.interfaces.errors import RequestError
@@ -46,7 +46,7 @@ class Engine:
         self.info = parts.info
         self.empty_steps = parts.empty_steps
         self._parts = parts
-        self._cache = parts.cache
+        self.kv_cache = self._cache = parts.cache
         self._adapters = parts.adapters
         self._drafting = parts.drafting
         self._limits = parts.limits
@@ -131,6 +131,11 @@ class Engine:
         """Which of those that were begun could not be made, and why; each of them once."""
         found, self._adapters.rejected = self._adapters.rejected, []
         return found
+
+    def salt(self, request: Request) -> str:
+        """What the cache finds the request's prompt under; RequestError for an adapter that there is not."""
+        adapter = self._adapters.named(request.adapter)
+        return salt_of(request, self._limits.prompt_regimes, self._adapters.slots > 0, adapter)
 
     def _sequence(self, request: Request, adapter: SlottedAdapter | None = None) -> Sequence:
         params = request.params
@@ -544,7 +549,8 @@ class Engine:
         assert held + len(self._free_rows) == self._limits.rows, "a row is lost or held twice"
         if not self.busy:
             assert not self._leaving, "nothing is in flight, yet a sequence waits for it"
-            assert self._cache.sizes().owned == 0, "nothing runs, yet pages are owned"
+            sizes = self._cache.sizes()
+            assert sizes.owned == sizes.held, "nothing runs, yet pages are owned"
 
 
 def _nothing() -> None:

@@ -84,7 +84,7 @@ class Sequence:
         self.id = request.id
         self.prompt_length = len(prompt)
         self.adapter = adapter
-        self.salt = _salt(request, regimes, adapters, adapter)
+        self.salt = salt_of(request, regimes, adapters, adapter)
         self.images = images
         self.ends = ends  # tokens that end it
         self.params = params
@@ -315,7 +315,7 @@ class DraftNumbers:
         return found[position % AHEAD]
 
 
-def _salt(request: Request, regimes: tuple[int, ...], adapters: bool, adapter: SlottedAdapter | None) -> str:
+def salt_of(request: Request, regimes: tuple[int, ...], adapters: bool, adapter: SlottedAdapter | None) -> str:
     """What prefixes are shared under: the request's own salt, the model's regime if it has several, and the adapter.
 
     Where there is nothing of it, and the regime is the first, that is the empty text. With `adapters`, all others begin

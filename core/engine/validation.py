@@ -48,6 +48,7 @@ def validate_ids(ids: Sequence[int], info: ModelInfo, param: str) -> None:
 
 def _validate_supported(request: Request, info: ModelInfo) -> None:
     asked = {"priority": request.priority != 0, "prompt_logprobs": request.params.prompt_logprobs is not None}
+    asked["kv_transfer_params"] = bool(request.transfer)
     for field, reason in info.unsupported.items():
         if asked[field]:
             raise RequestError(f"{field} {reason}", param=field, code="unsupported_parameter")

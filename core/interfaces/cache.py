@@ -17,30 +17,10 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.component import Ref
 
 
-__all__ = [
-    "BuiltCacheFormat",
-    "Cache",
-    "CacheContext",
-    "CacheFactors",
-    "CacheFormat",
-    "CacheFormatContext",
-    "CacheLayer",
-    "CacheListener",
-    "CacheSizes",
-    "CacheStrategy",
-    "EvictionContext",
-    "EvictionPolicy",
-    "GroupedCache",
-    "KVLayer",
-    "Node",
-    "NodeOrder",
-    "PlainFormat",
-    "SupportsListeners",
-    "Bounds",
-    "CacheGroup",
-    "pages_of",
-    "token_bytes",
-]
+__all__ = ["Bounds", "BuiltCacheFormat", "Cache", "CacheContext", "CacheFactors", "CacheFormat"]
+__all__ += ["CacheFormatContext", "CacheGroup", "CacheLayer", "CacheListener", "CacheSizes", "CacheStrategy"]
+__all__ += ["EvictionContext", "EvictionPolicy", "GroupedCache", "KVLayer", "Node", "NodeOrder", "pages_of"]
+__all__ += ["PlainFormat", "PrefixHold", "SupportsHolds", "SupportsListeners", "token_bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +156,49 @@ class SupportsListeners(Protocol):
         """Tells `listener` of all that is stored and removed from now on; nothing is stored yet."""
 
 
+class PrefixHold(Protocol):
+    """A cached prefix of some tokens, which is not evicted before `release`; in whole pages.
+
+    Keys and values are bytes: for a range of tokens, each tensor of each layer in order, of each the tokens in order.
+    All is called in the engine's thread between steps, and holds of no rows.
+    """
+
+    @property
+    def length(self) -> int: ...
+    def extend(self) -> int:
+        """Also holds what the cache has of the tokens by now; returns how many of them are held."""
+        ...
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Keys and values of held tokens."""
+        ...
+
+    def write(self, start: int, data: bytes) -> bool:
+        """Puts whole pages of tokens, from no later than `length`, into the cache, and holds them.
+
+        False changes nothing: there are no pages that could be had.
+        """
+        ...
+
+    def release(self) -> None:
+        """Ends it; harmless when done before. The pages are ordinary cached prefixes again."""
+
+
+@runtime_checkable
+class SupportsHolds(Protocol):
+    """A Cache whose prefixes can be kept for others, read, and written. `token_bytes`: of keys and values of a token.
+
+    `layout` says in words what the bytes are; caches with the same layout understand each other's, whatever their
+    `page_size`.
+    """
+
+    page_size: int
+    token_bytes: int
+    layout: str
+
+    def hold(self, tokens: NDArray[np.int64], salt: str) -> PrefixHold: ...
+
+
 class NodeOrder(Protocol):
     """Orders the pages that no row uses. The smallest key is freed first."""
 
@@ -249,6 +272,7 @@ class CacheSizes:
     """Pages by state. free + cached + owned = total, always; shared pages in use count once, as owned.
 
     The host tier, where there is one: its pages, those that hold prefixes, and how many were read back so far.
+    Of the owned ones, `held` are kept by a PrefixHold, rows or no rows.
     """
 
     total: int
@@ -258,6 +282,7 @@ class CacheSizes:
     host_total: int = 0
     host_cached: int = 0
     host_hits: int = 0
+    held: int = 0
 
     @property
     def available(self) -> int:

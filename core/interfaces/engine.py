@@ -17,28 +17,17 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter import AdapterPool
     from maxserve.core.interfaces.architecture import Architecture, ModelSpec, WeightMap
     from maxserve.core.interfaces.attention import Attention
+    from maxserve.core.interfaces.cache import Cache
+    from maxserve.core.interfaces.component import Components
     from maxserve.core.interfaces.errors import RequestError
     from maxserve.core.interfaces.model_source import Checkpoint
     from maxserve.core.interfaces.tokenizer import Tokenizer
     from maxserve.core.interfaces.weight_format import WeightFile
 
 
-__all__ = [
-    "Engine",
-    "EngineContext",
-    "EngineOptions",
-    "LoadsModel",
-    "LoadsModels",
-    "ModelInfo",
-    "ServedEngine",
-    "GivesBack",
-    "ServesAdapters",
-    "EMBEDDINGS",
-    "SCORING",
-    "TEXT",
-    "ModelFiles",
-    "VectorInfo",
-]
+__all__ = ["EMBEDDINGS", "Engine", "EngineContext", "EngineOptions", "GenerationContext", "GivesBack", "LoadsModel"]
+__all__ += ["LoadsModels", "ModelFiles", "ModelInfo", "SCORING", "ServedEngine", "ServesAdapters", "TEXT"]
+__all__ += ["VectorInfo"]
 
 
 TEXT = "text_generation"
@@ -242,6 +231,20 @@ class ServedEngine(Protocol):
     def stats(self) -> StepStats: ...
     def reset_prefix_cache(self) -> int: ...
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationContext(Context):
+    """What there is of an engine that generates text, for what stands before it.
+
+    `salt(request)` is what the `cache` finds the prompt under; RequestError for an adapter that is not served.
+    `components` are those of all plugins.
+    """
+
+    cache: Cache
+    salt: Callable[[Request], str]
+    files: ModelFiles
+    components: Components
 
 
 @runtime_checkable

@@ -8,18 +8,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 from maxserve.core.interfaces.cache import CacheSizes
 from maxserve.core.interfaces.component import Component, Context
 
-__all__ = [
-    "BATCH_SIZE_EDGES",
-    "Distribution",
-    "ITERATION_TOKENS_EDGES",
-    "Observer",
-    "ObserverContext",
-    "RequestStats",
-    "ResponseStats",
-    "StatsObserver",
-    "StepStats",
-    "SupportsResponses",
-]
+__all__ = ["BATCH_SIZE_EDGES", "Distribution", "ITERATION_TOKENS_EDGES", "Observer", "ObserverContext"]
+__all__ += ["RequestStats", "ResponseStats", "StatsObserver", "StepStats", "SupportsResponses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +43,8 @@ class StepStats:
     were verified, in `drafts` groups of a sequence each, and of these `accepted_tokens` stood, `accepted_by_depth[j]`
     with j others before them. `adapters` are those with requests: name, how many run, how many wait; `adapter_slots` is
     how many can be in use at once, `adapters_loaded` how many there are. Where this is of several `replicas` together,
-    these are what each of them said last, in order; None: nothing yet.
+    these are what each of them said last, in order; None: nothing yet. `series` are totals of plugins, each with the
+    name of its series.
     """
 
     time: float
@@ -78,6 +69,7 @@ class StepStats:
     adapter_slots: int = 0
     adapters_loaded: int = 0
     replicas: tuple[StepStats | None, ...] = ()
+    series: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

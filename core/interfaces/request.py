@@ -12,21 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = [
-    "AdapterChange",
-    "Constraint",
-    "EncodeRequest",
-    "Encoded",
-    "FinishReason",
-    "Image",
-    "MOST_LOGPROBS",
-    "Numbers",
-    "Output",
-    "Request",
-    "SamplingParams",
-    "ThoughtTokens",
-    "TokenLogprob",
-]
+__all__ = ["AdapterChange", "Constraint", "Encoded", "EncodeRequest", "FinishReason", "Image", "MOST_LOGPROBS"]
+__all__ += ["Numbers", "Output", "Request", "SamplingParams", "ThoughtTokens", "TokenLogprob"]
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -137,7 +124,8 @@ class Request:
     `images` are those in the prompt, in order. `user` is whose it is, for schedulers that care. Of those who wait, a
     lower `priority` comes first, where the scheduler lets it; no running one makes room for it. `pinned` asks eviction
     policies that look at it to keep the cached prefix. `adapter` is the name of the adapter to compute it with; its
-    prefix is shared with those of the same adapter alone.
+    prefix is shared with those of the same adapter alone. `transfer`: where keys and values of its prompt come from, or
+    that they are for another server; plain values, whose names are those of request fields.
     """
 
     id: str
@@ -149,6 +137,7 @@ class Request:
     pinned: bool = False
     adapter: str = ""
     images: tuple[Image, ...] = ()
+    transfer: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +185,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     prompt token but the first, which nothing comes before. The first output with tokens also says for how many seconds
     the request was `queued`, and when its first step was `scheduled` (time.monotonic, the same in all processes).
     `accepted` of its tokens were drafts, which are its first ones; `rejected` drafts were not what the model drew.
+    At the end, `transfer` says where another server finds the keys and values of the prompt, if it asked for that.
     """
 
     id: str
@@ -210,6 +200,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     rejected: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    transfer: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from maxserve.core.config.settings import PluginSection
     from maxserve.core.interfaces.cache import Cache, CacheContext
     from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
-    from maxserve.core.interfaces.engine import Engine
+    from maxserve.core.interfaces.engine import Engine, GenerationContext, ServedEngine
     from maxserve.core.interfaces.routes import Routes
     from maxserve.core.interfaces.tokenizer import TokenizerContext, TokenizerFiles
     from maxserve.core.registry.protocol import Invocation
@@ -284,6 +284,11 @@ class PluginHost(Host):
     def cache_built(self, cache: Cache, context: CacheContext) -> None:
         for _, call in self._implementations("maxserve_cache_built"):
             call(cache=cache, context=context)
+
+    def engine_built(self, engine: ServedEngine, context: GenerationContext) -> ServedEngine:
+        for _, call in self._implementations("maxserve_engine_built"):
+            engine = call(engine=engine, context=context) or engine
+        return engine
 
     def add_commands(self, cli: click.Group, invocation: Invocation) -> None:
         """Has plugins add their commands to `cli`; one that replaces a command loses all it added."""

@@ -35,6 +35,7 @@ from maxserve.core.interfaces.runner import ModelRunner, Runner
 from maxserve.core.interfaces.sampler import LogitTransform, Sampler
 from maxserve.core.interfaces.scheduler import Scheduler, StepPolicy
 from maxserve.core.interfaces.speculator import Drafter, Speculator
+from maxserve.core.interfaces.transport import MovesPieces, Transport
 from maxserve.core.interfaces.weight_format import BuiltWeightFormat, WeightFormat
 
 
@@ -78,6 +79,7 @@ KINDS = (
     Kind(ModelRunner, "maxserve_model_runners", Runner),
     Kind(Speculator, "maxserve_speculators", Drafter),
     Kind(GrammarBackend, "maxserve_grammar_backends", GrammarCompiler),
+    Kind(Transport, "maxserve_transports", MovesPieces),
     Kind(Executor, "maxserve_executors", WorkerLauncher, in_workers=False),
     Kind(Balancer, "maxserve_balancers", BalancesReplicas, in_workers=False),
     Kind(HttpServer, "maxserve_http_servers", ServesHttp, in_workers=False),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.attention import AttentionBackend
     from maxserve.core.interfaces.cache import Cache, CacheContext, CacheStrategy
     from maxserve.core.interfaces.chat_template import ChatTemplate, ChatTemplateContext
+    from maxserve.core.interfaces.engine import GenerationContext, ServedEngine
     from maxserve.core.interfaces.errors import PluginError
     from maxserve.core.interfaces.grammar import GrammarBackend
     from maxserve.core.interfaces.layer_compiler import LayerCompiler
@@ -106,6 +107,10 @@ class Host(Components, Protocol):
 
     def cache_built(self, cache: Cache, context: CacheContext) -> None:
         """Tells every plugin of the worker's cache; what one raises stops the start."""
+
+    def engine_built(self, engine: ServedEngine, context: GenerationContext) -> ServedEngine:
+        """What plugins have served instead of the engine, or the engine."""
+        ...
 
     def model_source(self, ref: str, query: ModelQuery) -> ModelSource | None:
         """Where plugins say that a model lies."""

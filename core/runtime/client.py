@@ -9,17 +9,8 @@ from typing import Any, Protocol
 from maxserve.core.interfaces.errors import MaxserveError, QueueFullError, RequestError, WorkerDied
 from maxserve.core.interfaces.observer import StepStats
 from maxserve.core.interfaces.request import AdapterChange, Encoded, EncodeRequest, Output, Request
+from maxserve.core.runtime import messages
 from maxserve.core.runtime.adapter_changes import AdapterChanges
-from maxserve.core.runtime.messages import (
-    Abort,
-    ChangeAdapters,
-    Encode,
-    Outputs,
-    RequestRejected,
-    ResetPrefixCache,
-    Submit,
-    ToWorker,
-)
 
 NO_WORKER = "no worker is running; it is being started anew"
 
@@ -27,7 +18,7 @@ NO_WORKER = "no worker is running; it is being started anew"
 class Channel(Protocol):
     """The way to the worker that serves now."""
 
-    def send(self, message: ToWorker) -> None: ...
+    def send(self, message: messages.ToWorker) -> None: ...
 
 
 class WorkerClient:
@@ -67,23 +58,25 @@ class WorkerClient:
 
         QueueFullError, RequestError or WorkerDied at the first step; WorkerDied also later.
         """
-        return self._answers(request.id, 1, Submit(requests=(request,)), request.adapter)
+        return self._answers(request.id, 1, messages.Submit(requests=(request,)), request.adapter)
 
     def encode(self, request: EncodeRequest) -> AsyncGenerator[Encoded, None]:
         """Vectors of texts as they come; otherwise like `generate`. Every text counts as a request that is open."""
-        return self._answers(request.id, len(request.texts), Encode(requests=(request,)), request.adapter)
+        return self._answers(request.id, len(request.texts), messages.Encode(requests=(request,)), request.adapter)
 
     async def change_adapter(self, change: AdapterChange) -> None:
         """Returns when the worker has made it; RequestError if it cannot be made."""
         number = self.adapters.begin(change)
         try:
-            async for _ in self._answers(change.id, 0, ChangeAdapters(changes=(change,))):
+            async for _ in self._answers(change.id, 0, messages.ChangeAdapters(changes=(change,))):
                 pass
         finally:
             self.adapters.end(number)
         self.adapters.made(number, change)
 
-    async def _answers(self, id: str, weight: int, message: ToWorker, adapter: str = "") -> AsyncGenerator[Any, None]:
+    async def _answers(
+        self, id: str, weight: int, message: messages.ToWorker, adapter: str = ""
+    ) -> AsyncGenerator[Any, None]:
         channel = self._admit(id, weight)
         stream = self._streams[id] = _Stream(weight, adapter)
         channel.send(message)
@@ -99,7 +92,7 @@ class WorkerClient:
             # Still listed: the worker runs it, or what it last sent was not delivered yet. Both are well aborted.
             if self._streams.get(id) is stream:
                 del self._streams[id]
-                channel.send(Abort(ids=(id,)))
+                channel.send(messages.Abort(ids=(id,)))
 
     def _admit(self, id: str, weight: int) -> Channel:
         if self._channel is None:
@@ -117,7 +110,7 @@ class WorkerClient:
         """Tells the worker to forget unused prefixes."""
         if self._channel is None:
             raise WorkerDied(NO_WORKER)
-        self._channel.send(ResetPrefixCache())
+        self._channel.send(messages.ResetPrefixCache())
 
     # --- for the supervisor -------------------------------------------------------------------------------------
 
@@ -144,7 +137,7 @@ class WorkerClient:
         self.fail(error)
         return left_out
 
-    def deliver(self, message: Outputs) -> None:
+    def deliver(self, message: messages.Outputs) -> None:
         """Gives each request its output; requests that are no longer waited for were aborted meanwhile."""
         for refusal in message.rejected:
             self._end(refusal.id, _error(refusal))
@@ -179,5 +172,5 @@ class _Stream(asyncio.Queue[Output | Encoded | MaxserveError]):
         self.weight, self.adapter = weight, adapter
 
 
-def _error(refusal: RequestRejected) -> RequestError:
+def _error(refusal: messages.RequestRejected) -> RequestError:
     return RequestError(refusal.message, param=refusal.param, code=refusal.code, status=refusal.status)

@@ -31,6 +31,8 @@ from maxserve.core.runtime.rank_addresses import first_rank
 from maxserve.core.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from maxserve.core.config import Settings
     from maxserve.core.interfaces.engine import ModelFiles
     from maxserve.core.interfaces.process import Display
@@ -68,7 +70,9 @@ def _serve(
     settings: Settings, host: Host, engine: str | None, notes: Sequence[str], ahead: Ahead | None, stack: ExitStack
 ) -> None:
     routes = chosen_routes(settings, host)
-    listening = stack.enter_context(closing(ports.listen(settings.server.host, settings.server.port)))
+    listening: list[socket] = []
+    if not settings.server.headless:
+        listening = [stack.enter_context(closing(ports.listen(settings.server.host, settings.server.port)))]
     process = ProcessInfo(kind="server")
     stack.callback(process.exit)
     host.process_start(process)

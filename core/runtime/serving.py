@@ -60,7 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     host: Host
     files: ModelFiles | None
     routes: Sequence[Entry[Routes]]
-    listening: socket.socket
+    listening: Sequence[socket.socket]  # none where there is no HTTP
     fleet: Fleet
     display: Display
 
@@ -110,7 +110,7 @@ class Serving:
         self._over: asyncio.Future[None] = loop.create_future()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        http = asyncio.ensure_future(self._http.serve(self._middleware.around(self._gate), [self._plan.listening]))
+        http = asyncio.ensure_future(self._http.serve(self._middleware.around(self._gate), self._plan.listening))
         supervised = asyncio.ensure_future(self._plan.fleet.run(self))
         opening = asyncio.ensure_future(self._open())
         opening.add_done_callback(self._on_opened)
@@ -170,8 +170,10 @@ class Serving:
             if self._plan.fleet.ready:
                 self._gate.open(app)
             if made_for is None:
-                listening = self._plan.listening
-                self._display.ready(info, url(listening), local=is_local(listening))
+                for listening in self._plan.listening:
+                    self._display.ready(info, url(listening), local=is_local(listening))
+                if not self._plan.listening:
+                    log.info("the worker is ready, without HTTP (--headless)")
             else:
                 log.info("the worker is back")
             made_for = info

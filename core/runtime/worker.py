@@ -33,27 +33,9 @@ from maxserve.core.loading.tasks import OwnContext
 from maxserve.core.registry.entries import load_ref
 from maxserve.core.registry.host import PluginHost, ProcessInfo
 from maxserve.core.registry.protocol import Host
-from maxserve.core.runtime import logs
+from maxserve.core.runtime import logs, messages
 from maxserve.core.runtime.heap import give_back, settle_heap
 from maxserve.core.runtime.lifeline import end_with_parent, hold, read_start
-from maxserve.core.runtime.messages import (
-    Abort,
-    ChangeAdapters,
-    Encode,
-    Failed,
-    Heard,
-    Hello,
-    Outputs,
-    Phase,
-    ReadsAdapter,
-    Ready,
-    RequestRejected,
-    ResetPrefixCache,
-    Shutdown,
-    Start,
-    Submit,
-    ToWorker,
-)
 from maxserve.core.runtime.sockets import WorkerChannel
 
 if TYPE_CHECKING:
@@ -80,13 +62,13 @@ class Reporter:
 
     def phase(self, text: str) -> None:
         self._text, self._percent = text, -1
-        self._channel.send(Phase(text=text))
+        self._channel.send(messages.Phase(text=text))
 
     def advance(self, fraction: float) -> None:
         percent = int(fraction * 100)
         if percent != self._percent:
             self._percent = percent
-            self._channel.send(Phase(text=self._text, fraction=fraction))
+            self._channel.send(messages.Phase(text=self._text, fraction=fraction))
 
 
 class Loop:
@@ -99,7 +81,7 @@ class Loop:
     def __init__(self, engine: ServedEngine, channel: WorkerChannel) -> None:
         self._engine = engine
         self._channel = channel
-        self._rejected: list[RequestRejected] = []
+        self._rejected: list[messages.RequestRejected] = []
         self._stopping = False
         self._pause = PAUSE if engine.empty_steps else None
         self._worked = False  # since memory was last given back
@@ -138,19 +120,19 @@ class Loop:
             return pause
         return self._pause if pause is None else min(pause, self._pause)
 
-    def _handle(self, message: ToWorker) -> None:
+    def _handle(self, message: messages.ToWorker) -> None:
         match message:
-            case Submit(requests=requests) | Encode(requests=requests):
+            case messages.Submit(requests=requests) | messages.Encode(requests=requests):
                 for request in requests:
                     self._add(request)
-            case ChangeAdapters(changes=changes):
+            case messages.ChangeAdapters(changes=changes):
                 for change in changes:
                     self._change(change)
-            case Abort(ids=ids):
+            case messages.Abort(ids=ids):
                 self._engine.abort(ids)
-            case ResetPrefixCache():
+            case messages.ResetPrefixCache():
                 log.info("prefix cache reset, %d pages freed", self._engine.reset_prefix_cache())
-            case Shutdown():
+            case messages.Shutdown():
                 self._stopping = True
 
     def _add(self, request: Request | EncodeRequest) -> None:
@@ -173,7 +155,9 @@ class Loop:
             self._refuse(id, RequestError(f"the request could not be admitted: {cause(error)}", status=500))
 
     def _refuse(self, id: str, error: RequestError) -> None:
-        refusal = RequestRejected(id=id, message=error.message, param=error.param, code=error.code, status=error.status)
+        refusal = messages.RequestRejected(
+            id=id, message=error.message, param=error.param, code=error.code, status=error.status
+        )
         self._rejected.append(refusal)
 
     def _report(self, given: Sequence[Output | Encoded]) -> None:
@@ -184,7 +168,7 @@ class Loop:
         outputs = tuple(each for each in given if isinstance(each, Output))
         encoded = () if len(outputs) == len(given) else tuple(each for each in given if isinstance(each, Encoded))
         stats = self._engine.stats()
-        self._channel.send(Outputs(outputs=outputs, stats=stats, rejected=rejected, encoded=encoded))
+        self._channel.send(messages.Outputs(outputs=outputs, stats=stats, rejected=rejected, encoded=encoded))
 
 
 def main() -> None:
@@ -203,7 +187,7 @@ def main() -> None:
     work(start, settings, lifeline.join)
 
 
-def _log_level(start: Start) -> int:
+def _log_level(start: messages.Start) -> int:
     """What is logged: of ranks that follow, what the first one does not say in their place."""
     follows = start.rank is not None and start.rank.number > 0
     return logging.WARNING if follows and start.log_level == logging.INFO else start.log_level
@@ -216,7 +200,7 @@ def _import_ahead(parent: int) -> None:
         import_module("torch")
 
 
-def work(start: Start, settings: Settings, wait_for_end: Callable[[], object]) -> None:
+def work(start: messages.Start, settings: Settings, wait_for_end: Callable[[], object]) -> None:
     """Serves until it is asked to stop. After a failure it calls `wait_for_end`: the parent hears of it first."""
     channel = WorkerChannel(start.endpoints)
     process = ProcessInfo(kind="worker")
@@ -238,7 +222,7 @@ def _tell(channel: WorkerChannel, error: Exception) -> None:
     if not usage:
         log.error("the worker failed", exc_info=error)
     message = str(error) if usage else f"{type(error).__name__}: {error}"
-    channel.send(Failed(message=message, kind="usage" if usage else "engine"))
+    channel.send(messages.Failed(message=message, kind="usage" if usage else "engine"))
 
 
 def _fail(channel: WorkerChannel, wait_for_end: Callable[[], object], error: Exception) -> NoReturn:
@@ -254,10 +238,14 @@ def _fail(channel: WorkerChannel, wait_for_end: Callable[[], object], error: Exc
 
 
 def _serve(
-    start: Start, settings: Settings, channel: WorkerChannel, process: ProcessInfo, wait_for_end: Callable[[], object]
+    start: messages.Start,
+    settings: Settings,
+    channel: WorkerChannel,
+    process: ProcessInfo,
+    wait_for_end: Callable[[], object],
 ) -> None:
     host = PluginHost.from_manifest(start.manifest)
-    channel.send(Hello(pid=os.getpid(), fingerprint=host.fingerprint))
+    channel.send(messages.Hello(pid=os.getpid(), fingerprint=host.fingerprint))
     host.process_start(process)
     reporter = Reporter(channel)
     files = start.files
@@ -278,7 +266,7 @@ def _serve(
     engine = _engine(start, settings, host, files, reporter, group)
     settle_heap()  # nor do collections among steps look through it
     info = with_changes(engine, start.changes, partial(_reads, channel))
-    channel.send(Ready(info=info))
+    channel.send(messages.Ready(info=info))
     engine.serve_grammars(channel.wake)
     try:
         Loop(engine, channel).run()
@@ -327,8 +315,8 @@ def with_changes(
 
 def _reads(channel: WorkerChannel, name: str) -> None:
     """Returns once the API process knows that the adapter `name` is read now; nothing else is sent before Ready."""
-    channel.send(ReadsAdapter(name=name))
-    while not any(isinstance(message, Heard) for message in channel.receive(timeout=None)):
+    channel.send(messages.ReadsAdapter(name=name))
+    while not any(isinstance(message, messages.Heard) for message in channel.receive(timeout=None)):
         pass
 
 
@@ -347,7 +335,12 @@ def _change_now(engine: ServedEngine, change: AdapterChange) -> RequestError | N
 
 
 def _engine(
-    start: Start, settings: Settings, host: Host, files: ModelFiles, progress: Progress, group: RankGroup | None
+    start: messages.Start,
+    settings: Settings,
+    host: Host,
+    files: ModelFiles,
+    progress: Progress,
+    group: RankGroup | None,
 ) -> ServedEngine:
     if start.engine is not None:
         engine: ServedEngine = load_ref(start.engine)(OwnContext(settings, host, files, progress, group))

@@ -47,6 +47,10 @@ KINDS = {  # what it is, and how it is used
     "scheduler": ("A scheduler", "`max serve --scheduler {{distribution}}` runs it."),
     "speculator": ("A speculative method", "`max serve --speculative-method {{distribution}}` runs it."),
     "tokenizer": ("A tokenizer", "It serves models whose folder has its file."),
+    "transport": (
+        "A transport",
+        "`max serve --transfers.transport {{distribution}} --pipeline-role decode_only` runs it.",
+    ),
     "weight-format": ("A weight format", "Models whose files are in it are served."),
     "tool-parser": ("A tool parser", "`max serve --tool-parser {{package}}` runs it."),
 }

@@ -25,10 +25,4 @@ def maxserve_config() -> Iterable[ConfigSection]:
         within="server",
         check="maxserve.plugins.executors.endpoints:check",
     )
-    yield ConfigSection(
-        name="headless",
-        schema="maxserve.plugins.executors.options:HeadlessOptions",
-        within="server",
-        unsupported="there is one role, with HTTP; leave it out",
-    )
     yield ConfigSection(name="sharing", schema="maxserve.plugins.executors.options:SharingOptions", within="scheduling")

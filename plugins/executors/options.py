@@ -7,10 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from maxserve.config import Choice
 from maxserve.interfaces.config import Option, UnsupportedValues
-
-ROLES = Choice("PipelineRole", ("prefill_and_decode", "prefill_only", "decode_only"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +25,6 @@ class EndpointOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadlessOptions:
-    """Workers that another server's API process uses."""
-
-    headless: Annotated[
-        bool, Option(server=True, negatable=False), Field(description="Start the worker without HTTP.")
-    ] = False
-
-
-@dataclass(frozen=True, slots=True)
 class SharingOptions:
     """What is shared out among devices and servers."""
 
@@ -45,13 +33,3 @@ class SharingOptions:
         UnsupportedValues(refused=lambda size: size != 1, what="with spread experts", instead="use 1"),
         Field(description="Devices over which experts are spread; 1 is not spread.", ge=1),
     ] = 1
-    pipeline_role: Annotated[
-        str,
-        ROLES,
-        UnsupportedValues(
-            refused=lambda role: role != "prefill_and_decode",
-            what="with a role of its own",
-            instead="use PrefillAndDecode",
-        ),
-        Field(description="Whether this server runs prompts, answers, or both."),
-    ] = "prefill_and_decode"

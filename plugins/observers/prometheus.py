@@ -36,7 +36,7 @@ class Prometheus:
         self._adapters = AdapterInfo(*families)
         self._cache = CacheInfo(families[0], context.max_length)
         self._replicas = ReplicaSeries(self._registry, context.model)
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, float] = {}
         self._latest: StepStats | None = None  # not in the series yet: who scrapes is rare, and steps are many
 
     def text(self) -> bytes:
@@ -111,6 +111,7 @@ class Prometheus:
         """A worker counts from its own start: a number smaller than the one before means that it is a new one."""
         now = {name: getattr(stats, name) for name in self._counters.by_field} | {"host_hits": stats.cache.host_hits}
         now |= {f"accepted {depth}": count for depth, count in enumerate(stats.accepted_by_depth)}
+        now |= {f"series {name}": value for name, value in stats.series}
         grown = {name: new - self._seen.get(name, 0) for name, new in now.items()}
         restarted = any(amount < 0 for amount in grown.values())
         if restarted:
@@ -123,6 +124,8 @@ class Prometheus:
         for depth in range(len(stats.accepted_by_depth)):
             self._counters.accepted(depth).inc(grown[f"accepted {depth}"])
         self._counters.host_hits.inc(grown["host_hits"])
+        for name, _ in stats.series:
+            self._counters.of_plugin(name).inc(grown[f"series {name}"])
         missed = grown["prefix_queries"] - grown["prefix_hits"]
         self._counters.misses.inc(max(missed, 0))
 

@@ -109,6 +109,14 @@ class StepCounters:
         )
         self.host_hits = ours.counter("cache_host_hits", "Pages read back from the host tier")
         self.misses = ours.counter("cache_misses", "Prompt tokens looked for in the prefix cache and not found")
+        self._ours = ours
+        self._of_plugins: dict[str, Counter] = {}
+
+    def of_plugin(self, name: str) -> Counter:
+        """A total of a plugin in the worker."""
+        if name not in self._of_plugins:
+            self._of_plugins[name] = self._ours.counter(name, f"Counted by a plugin: {name.replace('_', ' ')}")
+        return self._of_plugins[name]
 
     def accepted(self, depth: int) -> Counter:
         """Of drafts that stood, those with so many before them."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 from maxserve.interfaces.cache import CacheSizes
 from maxserve.interfaces.observer import Distribution, StepStats
 
 AS_LATEST = frozenset({"time", "page_size", "replicas"})
+BY_NAME = frozenset({"series"})
 AS_MOST = frozenset({"adapter_slots", "adapters_loaded"})  # each replica has the same ones; all other fields are sums
 
 
@@ -40,9 +42,17 @@ def _without_state(stats: StepStats) -> StepStats:
 
 def _sum(parts: list[StepStats]) -> StepStats:
     """Sums of all fields; what is the same for all, and the time, are those of the first."""
-    names = [field.name for field in fields(StepStats) if field.name not in AS_LATEST]
+    names = [field.name for field in fields(StepStats) if field.name not in AS_LATEST | BY_NAME]
     values = {name: [getattr(part, name) for part in parts] for name in names}
-    return replace(parts[0], **{name: max(all_) if name in AS_MOST else _add(all_) for name, all_ in values.items()})
+    sums = {name: max(all_) if name in AS_MOST else _add(all_) for name, all_ in values.items()}
+    return replace(parts[0], **sums, series=_by_name(part.series for part in parts))
+
+
+def _by_name(parts: Iterable[tuple[tuple[str, float], ...]]) -> tuple[tuple[str, float], ...]:
+    found: dict[str, float] = {}
+    for name, value in chain.from_iterable(parts):
+        found[name] = found.get(name, 0) + value
+    return tuple(found.items())
 
 
 def _add(values: list[Any]) -> Any:

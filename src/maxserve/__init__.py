@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from maxserve.core.interfaces.sampler import Sampler
     from maxserve.core.interfaces.scheduler import Scheduler
     from maxserve.core.interfaces.speculator import Speculator
+    from maxserve.core.interfaces.transport import Transport
     from maxserve.core.interfaces.weight_format import WeightFormat
     from maxserve.llm import LLM
     from maxserve.plugins.grammar.byte_grammar import ByteGrammar
@@ -71,6 +72,7 @@ __all__ = [
     "Scheduler",
     "Speculator",
     "ToolParser",
+    "Transport",
     "WeightFormat",
     "WeightMap",
     "by_row",
@@ -114,6 +116,7 @@ _find = _exports(
         "Scheduler": "maxserve.core.interfaces.scheduler",
         "Speculator": "maxserve.core.interfaces.speculator",
         "ToolParser": "maxserve.core.interfaces.parsers",
+        "Transport": "maxserve.core.interfaces.transport",
         "WeightFormat": "maxserve.core.interfaces.weight_format",
         "WeightMap": "maxserve.core.interfaces.architecture",
         "by_row": "maxserve.samplers.by_row",

@@ -20,6 +20,7 @@ from maxserve.core.interfaces.middleware import Middleware
 from maxserve.core.interfaces.model_source import ModelQuery, ModelSource
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.tokenizer import TokenizerContext
+from maxserve.core.interfaces.transport import Transport
 from maxserve.core.loading.progress import NullProgress
 from maxserve.plugins.tokenizers.folder import TokenizerFolder
 
@@ -35,7 +36,7 @@ from maxserve.core.registry.contracts import PROTOCOLS
 def built(kind):
     def build(context):
         made = APIRouter() if kind == "routes" else create_autospec(PROTOCOLS[kind], instance=True)
-        made.block_tables = made.layers = made.dtype = made.types = ()
+        made.block_tables = made.layers = made.dtype = made.types = made.wakes = made.peer = ()
         made.given = context
         return made
 
@@ -282,6 +283,29 @@ def maxserve_cache_built(cache, context):
     cache, context = SimpleNamespace(), Context()
     host.cache_built(cache, context)
     assert acme_llm.seen == [(cache, context)]
+
+
+def test_maxserve_engine_built(load: Load) -> None:
+    host = load("""
+from types import SimpleNamespace
+
+@hookimpl
+def maxserve_engine_built(engine, context):
+    return SimpleNamespace(inner=engine, context=context)
+""")
+    engine: Any = SimpleNamespace(name="the engine")
+    context = Context()
+    served: Any = host.engine_built(engine, context)
+    assert (served.inner, served.context) == (engine, context)
+
+
+def test_maxserve_transports(load: Load) -> None:
+    host = load("""
+@hookimpl
+def maxserve_transports():
+    yield maxserve.Transport(name="acme", build=built("transport"))
+""")
+    assert host.build(host.of(Transport).get("acme"), "context").given == "context"
 
 
 def test_maxserve_executors(load: Load) -> None:

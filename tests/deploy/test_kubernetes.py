@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from maxserve.core.config import Settings, resolve
 from maxserve.plugins.commands.options import GroupedCommand, serve_options
 from maxserve.plugins.events.options import KVEventSettings
+from maxserve.plugins.transfers.options import TransferSettings
 from maxserve.testing.sections import built_in_sections
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -133,3 +134,26 @@ def test_events_are_published_where_the_pod_says() -> None:
     ports = {each["name"]: each["containerPort"] for each in container(deployment)["ports"]}
     assert events.endpoint == f"tcp://*:{ports['kv-events']}"
     assert events.replay_endpoint == f"tcp://*:{ports['kv-replay']}"
+
+
+def patched(role: str) -> Any:
+    """The base's deployment with the arguments and labels that a role adds, without kubectl."""
+    deployment = load(FOLDER / "base" / "deployment.yaml")
+    kustomization = load(FOLDER / "disaggregated" / role / "kustomization.yaml")
+    merged, added = (yaml.safe_load(each["patch"]) for each in kustomization["patches"])
+    container(deployment)["args"] += [each["value"] for each in added]
+    for own in merged["spec"]["template"]["spec"]["containers"] if "spec" in merged["spec"]["template"] else ():
+        container(deployment)["env"] += own["env"]
+    labels = {**kustomization["labels"][0]["pairs"], **merged["spec"]["template"]["metadata"]["labels"]}
+    return deployment, labels
+
+
+@pytest.mark.parametrize(("role", "failure"), [("prefill", "fail"), ("decode", "recompute")])
+def test_a_pair_has_roles(role: str, failure: str) -> None:
+    deployment, labels = patched(role)
+    read = settings(deployment).plugins.sections
+    assert labels == {"app.kubernetes.io/component": role, "llm-d.ai/role": role}
+    assert read["role"] == {"pipeline_role": f"{role}_only"}
+    transfers = TransferSettings(**read["transfers"])
+    assert transfers.on_failure == failure
+    assert transfers.bind == ("tcp://10.0.0.7:5600" if role == "prefill" else None)

@@ -24,6 +24,7 @@ NOT_KINDS = {  # hooks that declare nothing with a registry of its own
     "maxserve_commands",
     "maxserve_process_start",
     "maxserve_cache_built",
+    "maxserve_engine_built",
     "maxserve_model_source",
     "maxserve_chat_template",
     "maxserve_tokenizer",

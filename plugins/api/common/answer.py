@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -18,8 +19,8 @@ class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     are wanted, belong to `tokens` one by one, but an end token that is not shown has none; those of the prompt, from
     its second token on, come with the first delta that has tokens. `finish` is there once, at the end; `stop` is the
     stop string that ended the text, `stop_token` the stop or eos token that did. `called` tells whether the answer has
-    had calls so far. `accepted` and `rejected` count the drafts of the answer so far. `queued`, `scheduled` and
-    `preemptions` are those of Output.
+    had calls so far. `accepted` and `rejected` count the drafts of the answer so far. `queued`, `scheduled`,
+    `preemptions` and `transfer` are those of Output.
     """
 
     text: str = ""
@@ -39,6 +40,7 @@ class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     preemptions: int = 0
     accepted: int = 0
     rejected: int = 0
+    transfer: Mapping[str, Any] = {}
 
     @property
     def finish_reason(self) -> str | None:
@@ -68,6 +70,7 @@ class Answer:
         self._tokens: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.prompt_logprobs: Sequence[TokenLogprob] = ()
+        self.transfer: Mapping[str, Any] = {}
 
     def add(self, delta: TextDelta) -> None:
         self._content.append(delta.text)
@@ -79,6 +82,7 @@ class Answer:
         self._tokens.extend(delta.tokens)
         self.logprobs.extend(delta.logprobs)
         self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs
+        self.transfer = self.transfer or delta.transfer
         self.finish, self.stop, self.stop_token = delta.finish_reason, delta.stop, delta.stop_token
 
     @property

@@ -68,7 +68,9 @@ class AnswerText:
         if self._stop.matched is not None:
             finish = "stop"
         if self._prompt_only:
-            return TextDelta(finish="length", cached=self._cached, prompt_logprobs=output.prompt_logprobs)
+            return TextDelta(
+                finish="length", cached=self._cached, prompt_logprobs=output.prompt_logprobs, transfer=output.transfer
+            )
         parser = self._parser
         read = None if parser is None else parser.read(text, last=finish is not None, cut=finish != "stop")
         return TextDelta(
@@ -89,6 +91,7 @@ class AnswerText:
             preemptions=output.preemptions,
             accepted=self._accepted,
             rejected=self._rejected,
+            transfer=output.transfer,
         )
 
     def _stop_token(self, output: Output) -> int | None:

@@ -90,11 +90,28 @@ class TextBody(ConstraintFields):
         None, description="logprobs call each token token_id:N, so that all can be distinguished"
     )
 
+    target_endpoint: Annotated[str, Field(max_length=4096)] | None = Field(
+        None, description="where the prompt is computed, of a server that decodes only; X-Target-Endpoint wins"
+    )
+    kv_transfer_params: dict[str, Any] | None = Field(
+        None, description="that the prompt is computed for another server, or what such a server has answered"
+    )
+
     @field_validator("stop")
     @classmethod
     def _stop_is_bounded(cls, value: str | list[str] | None) -> str | list[str] | None:
         checked_stops([value] if isinstance(value, str) else value or [])
         return value
+
+    @property
+    def transfer(self) -> dict[str, Any]:
+        """Where keys and values of the prompt come from, or go to; empty where the request asks for neither."""
+        params = self.kv_transfer_params or {}
+        asked = {
+            "target_endpoint": self.target_endpoint,
+            "kv_transfer_params": params if any(params.values()) else None,
+        }
+        return {name: value for name, value in asked.items() if value}
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -68,6 +68,8 @@ def plan_requests(
     RequestError when prompts, or the answers asked for, are more than model or server can hold.
     """
     n = body.n or 1
+    if body.transfer and len(prompts) > 1:
+        raise RequestError("kv_transfer_params and target_endpoint go with one prompt", param="kv_transfer_params")
     _check_count(len(prompts) * n, limits.capacity, "n" if n > 1 else limits.prompt_field)
     requests: list[Request] = []
     for prompt in prompts:
@@ -169,6 +171,7 @@ def _request(
         user=user,
         adapter=adapter,
         priority=body.priority or 0,
+        transfer=body.transfer,
     )
 
 

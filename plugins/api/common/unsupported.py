@@ -78,7 +78,6 @@ UNSUPPORTED: Mapping[str, Neutral] = {
     "repetition_detection": EMPTY,
     "mm_processor_kwargs": EMPTY,
     "media_io_kwargs": EMPTY,
-    "kv_transfer_params": EMPTY,
     "ec_transfer_params": EMPTY,
     "return_hidden_states": OFF,
     "return_routed_experts": OFF,

@@ -77,6 +77,8 @@ class Choices:
     async def plan(self, body: TextBody, call: Call) -> ResponsePlan:
         if body.stream_options and body.stream_options.given and not body.stream:
             raise RequestError("stream_options is for streams only; set stream", param="stream_options")
+        if target := call.headers.get("x-target-endpoint"):
+            body.target_endpoint = target
         generation = await self._route.begin(body, client_of(body.user, call.headers))
         encoder = self._route.encoder(body, generation.plan)
         warnings = {"warnings": generation.warnings} if generation.warnings else {}
@@ -88,7 +90,9 @@ class Choices:
         def whole(answers: Sequence[Answer]) -> dict[str, Any]:
             choices = [encoder.choice(i, answer) for i, answer in enumerate(answers)]
             answer = {**head(self._route.object), "choices": choices, "usage": _usage(call.meter)}
-            return answer | encoder.extras(answers) | warnings
+            transfer = next((each.transfer for each in answers if each.transfer), None)
+            extras = {"kv_transfer_params": transfer} if transfer else {}
+            return answer | encoder.extras(answers) | extras | warnings
 
         def stream() -> StreamEncoder:
             usage, first = Usage.of(body), encoder.extras(()) | warnings

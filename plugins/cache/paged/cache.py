@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from maxserve.interfaces.cache import CacheContext, CacheListener, CacheSizes, KVLayer, NodeOrder
 from maxserve.interfaces.errors import SettingsError
+from maxserve.plugins.cache.paged.holds import Hold
 from maxserve.plugins.cache.paged.host import HostTier
 from maxserve.plugins.cache.paged.pending import PendingPrefixes
 from maxserve.plugins.cache.paged.pool import PagePool
 from maxserve.plugins.cache.paged.storage import allocate, give_pages_back
+from maxserve.plugins.cache.paged.token_bytes import TokenBytes, layout_of
 from maxserve.plugins.cache.paged.tree import Entry, Owner, PrefixTree
 from maxserve.plugins.cache.policies import LeastRecentlyUsed
 from maxserve.plugins.cache.settings import PagedSettings
@@ -66,6 +68,9 @@ class PagedCache:
         self._opened = 0
         policy = chosen_policy(context, policy)
         self._tree = PrefixTree(policy)
+        self.holds: set[Hold] = set()
+        self._bytes_of = TokenBytes(context, self.layers)
+        self.token_bytes, self.layout = self._bytes_of.token_bytes, layout_of(context)
         self._pending = PendingPrefixes(context.page_size)
         self._host: HostTier | None = None
         if context.host_pages and context.share_prefixes:
@@ -178,7 +183,7 @@ class PagedCache:
         free = pool.free + pool.closed
         owned = pool.total - free - cached
         if host is None:
-            return CacheSizes(total=pool.total, free=free, cached=cached, owned=owned)
+            return CacheSizes(total=pool.total, free=free, cached=cached, owned=owned, held=self._tree.held)
         return CacheSizes(
             total=pool.total,
             free=free,
@@ -187,7 +192,27 @@ class PagedCache:
             host_total=host.total,
             host_cached=host.cached,
             host_hits=host.hits,
+            held=self._tree.held,
         )
+
+    def hold(self, tokens: NDArray[np.int64], salt: str) -> Hold:
+        """Keeps what there is of a prefix, and lets more of it be written."""
+        assert self._sharing, "no prefixes are shared"
+        hold = Hold(self, self._tree, self._bytes_of, tokens, salt)
+        self.holds.add(hold)
+        return hold
+
+    def take_pages(self, count: int, after: int) -> list[int] | None:
+        """So many pages for a prefix whose last page is `after`; None where they cannot be had."""
+        if count > self._available:
+            return None
+        self._evict(self._pool.prepare(count, after=after, unused=self._tree.unused, tables=self._opened + 1))
+        return self._pool.take(count, after, count)
+
+    def copy_to_host(self, tokens: NDArray[np.int64], owner: Owner, pages: Sequence[int]) -> None:
+        """Keeps copies of the pages that `tokens` begin with, where there is a host tier."""
+        if self._host is not None:
+            self._host.write(self._bytes(tokens, 0, len(pages)), owner, pages)
 
     def reset(self) -> int:
         """Forgets every unused prefix, and all copies on the host; returns the pages of the device freed."""
@@ -218,6 +243,12 @@ class PagedCache:
             pages = self.block_tables[row, : state.pages].tolist()
             alone.extend(pages[state.committed :])
             tails.extend(pages[-1:])
+        for hold in self.holds:
+            for entry in hold.path:
+                users[entry.page] = users.get(entry.page, 0) + 1
+            roots.append(hold.root)
+        held = len({entry.page for hold in self.holds for entry in hold.path})
+        assert held == self._tree.held, f"{held} pages are held, {self._tree.held} are counted"
         opened = sum(state is not None for state in self._rows)
         assert opened == self._opened, f"{opened} rows are open, {self._opened} are counted"
         self._tree.check(self.page_size, users, roots)

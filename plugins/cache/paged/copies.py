@@ -31,7 +31,7 @@ class PageCopies:
         tensors = [
             part
             for layer, kept in zip(layers, context.layers, strict=True)
-            for part in _own(layer, kept.values_in_keys)
+            for part in own_parts(layer, kept.values_in_keys)
         ]
         self._parts = [tensor.view(torch.uint8).flatten(1) for tensor in tensors]  # [pages, bytes] each
         self._widths = [part.shape[1] for part in self._parts]
@@ -99,7 +99,7 @@ class PageCopies:
         return index if self._stream is None else index.pin_memory().to(self._device, non_blocking=True)
 
 
-def _own(layer: KVLayer, values_in_keys: bool) -> tuple[torch.Tensor, ...]:
+def own_parts(layer: KVLayer, values_in_keys: bool) -> tuple[torch.Tensor, ...]:
     """The tensors of a layer that are no part of others."""
     if not values_in_keys:
         return layer.parts

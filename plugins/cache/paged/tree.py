@@ -41,10 +41,11 @@ def chained(before: int, content: bytes) -> int:
 class Entry(Evictable):
     """A cached page as a node of the tree. A root (page -1) stands for a salt.
 
-    `users` counts the rows that hold it, so it never exceeds the parent's. `number` is what listeners call it.
+    `users` counts the rows and the `holds` that hold it, so it never exceeds the parent's. `number` is what listeners
+    call it.
     """
 
-    __slots__ = ("children", "key", "number", "parent", "users")
+    __slots__ = ("children", "holds", "key", "number", "parent", "users")
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class Entry(Evictable):
         self.parent = parent
         self.key = key  # the page's tokens, as bytes
         self.children: dict[bytes, Entry] = {}
-        self.users = 0
+        self.users = self.holds = 0
         self.ticket = 0
         self.number = 0
 
@@ -129,7 +130,7 @@ class PrefixTree:
     of that is equal, never because two hashes are. The `listeners` hear of pages of `tier`.
     """
 
-    __slots__ = ("_order", "_roots", "_tier", "clock", "listeners", "size", "unused")
+    __slots__ = ("_order", "_roots", "_tier", "clock", "held", "listeners", "size", "unused")
 
     def __init__(self, policy: NodeOrder, tier: str = "device") -> None:
         self.listeners: tuple[CacheListener, ...] = ()
@@ -138,6 +139,7 @@ class PrefixTree:
         self._order: EvictionOrder[Entry] = EvictionOrder(policy)
         self.clock = 0
         self.size = 0
+        self.held = 0  # entries with holds
         self.unused = 0  # entries without users; all can be evicted, leaves first, since a user holds the whole path
 
     def match(self, tokens: bytes, width: int, salt: str) -> list[Entry]:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from maxserve.testing.speculator import SpeculatorChecks
     from maxserve.testing.tiny_configs import tiny_config
     from maxserve.testing.tokenizer import TokenizerChecks
+    from maxserve.testing.transport import TransportChecks
     from maxserve.testing.vision import VisionCases, VisionChecks, VisionQuirkChecks
     from maxserve.testing.weight_format import WeightFormatChecks
 
@@ -64,6 +65,7 @@ __all__ = [
     "CacheFormatChecks",
     "EvictionPolicyChecks",
     "BalancerChecks",
+    "TransportChecks",
     "ExecutorChecks",
     "GrammarBackendChecks",
     "HttpServerChecks",
@@ -114,6 +116,7 @@ LAZY = {
     "EncoderChecks": "maxserve.testing.encoder",
     "EngineChecks": "maxserve.testing.engine",
     "BalancerChecks": "maxserve.testing.balancer",
+    "TransportChecks": "maxserve.testing.transport",
     "ExecutorChecks": "maxserve.testing.executor",
     "CacheFormatChecks": "maxserve.testing.cache_format",
     "EvictionPolicyChecks": "maxserve.testing.eviction",

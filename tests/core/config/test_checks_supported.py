@@ -37,7 +37,7 @@ def test_the_tuple_is_printed_and_has_no_strangers() -> None:
     options = catalog(SHARED).by_path()
     lines = [f"{each.flag}: {each.unsupported}" for each in UNSUPPORTED]
     print(f"{len(UNSUPPORTED)} options are not supported yet, {len(SUPPORTED)} are:", *lines, sep="\n  ")
-    assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED) == 6
+    assert len(UNSUPPORTED_PATHS) == len(UNSUPPORTED) == 5
     assert set(options) >= UNSUPPORTED_PATHS
     assert {each.path for each in UNSUPPORTED_VALUES} <= SUPPORTED
 
@@ -127,10 +127,12 @@ def test_every_option_of_the_list_is_supported_or_refused() -> None:
 
 
 def test_all_are_named_at_once() -> None:
-    typed = {"headless": True, "device_graph_capture": True, "ep_size": 8}
+    typed = {"profile_serve": True, "device_graph_capture": True, "ep_size": 8}
     with pytest.raises(UnsupportedError, match="not supported yet") as caught:
         validate_supported(resolve(typed, environ={}, sections=SHARED), SHARED)
-    assert all(flag in str(caught.value) for flag in ("--headless is", "--device-graph-capture is", "--ep-size with"))
+    assert all(
+        flag in str(caught.value) for flag in ("--profile-serve is", "--device-graph-capture is", "--ep-size with")
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,6 @@ def test_all_are_named_at_once() -> None:
         ({"task": "speech_token_generation"}, {"task": "embeddings_generation"}),
         ({"devices": "gpu:0,1"}, {"devices": "gpu:1"}),
         ({"devices": "gpu:0,1,2,3", "data_parallel_degree": 2}, {"devices": "gpu:0,1", "data_parallel_degree": 2}),
-        ({"pipeline_role": "PrefillOnly"}, {"pipeline_role": "PrefillAndDecode"}),
         ({"ep_size": 2}, {"ep_size": 1}),
     ],
 )
@@ -151,7 +152,7 @@ def test_some_are_refused_by_value(typed: dict[str, Any], fine: dict[str, Any]) 
 
 
 def test_the_table_of_values_is_tested_whole() -> None:
-    assert len(UNSUPPORTED_VALUES) == 3
+    assert len(UNSUPPORTED_VALUES) == 2
 
 
 def test_a_section_of_no_draft_file_is_refused() -> None:

@@ -45,7 +45,7 @@ def test_named_variables() -> None:
     settings = resolve({}, environ=environ, sections=SHARED)
     server = settings.server
     assert (server.host, server.port, server.log_prefix) == ("0.0.0.0", 81, "A")
-    assert settings.plugins.sections["headless"] == {"headless": True}
+    assert server.headless
     environ = {"USE_EXPERIMENTAL_KERNELS": "yes", "MAX_SERVE_USE_VENDOR_BLAS": "0"}
     kernels = resolve({}, environ=environ, sections=SHARED).plugins.sections["cuda"]
     assert kernels == {"use_experimental_kernels": True, "use_vendor_blas": False}

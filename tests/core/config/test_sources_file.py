@@ -150,7 +150,7 @@ def test_values_of_yaml(yaml_file: Write) -> None:
     text = "pipeline_role: PrefillOnly\ngpu_profiling: off\nmax_length: null\nenable_lora: yes\nlora_paths: x=y\n"
     text += "vision_config_overrides: {a: 1}\n"
     settings = from_file(yaml_file(text))
-    assert settings.plugins.sections["sharing"]["pipeline_role"] == "prefill_only"
+    assert settings.plugins.sections["role"]["pipeline_role"] == "prefill_only"
     assert settings.plugins.sections["profiling"] == {"gpu_profiling": "off"}
     assert settings.model.max_length is None
     assert "model.max_length" in settings.chosen

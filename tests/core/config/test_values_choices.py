@@ -10,8 +10,8 @@ from maxserve.core.config.values import (
     cpu_ranks,
     gpu_numbers,
 )
-from maxserve.plugins.executors.options import ROLES
 from maxserve.plugins.profiling.options import MODES
+from maxserve.plugins.transfers.options import ROLES
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ def test_built_ins_fill_the_registries(plugin_host: Any) -> None:
         "model_runner",
         "speculator",
         "grammar_backend",
+        "transport",
         "executor",
         "balancer",
         "http_server",

@@ -33,6 +33,7 @@ WRITTEN = {
     "attention-backend": ("near-sight", "near_sight", "near-sight"),
     "engine": ("mean-rows", "mean_rows", "mean-rows"),
     "balancer": ("fewest-first", "fewest_first", "fewest-first"),
+    "transport": ("carrier-pigeon", "carrier_pigeon", "carrier-pigeon"),
     "executor": ("far-away", "far_away", "far-away"),
     "http-server": ("plain-serve", "plain_serve", "plain-serve"),
     "middleware": ("doorkeeper", "doorkeeper", "doorkeeper"),

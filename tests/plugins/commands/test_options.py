@@ -78,7 +78,7 @@ def test_every_option_is_a_setting_and_reaches_it() -> None:
     assert settings.model.model_path == "m"
     assert settings.model.weight_path == ("a", "b")
     assert settings.plugins.sections["echo"] == {"enable_echo": False}
-    assert settings.plugins.sections["headless"] == {"headless": True}
+    assert settings.server.headless
     assert len(settings.chosen) == 4
 
 
