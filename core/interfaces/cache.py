@@ -185,7 +185,7 @@ class PrefixHold(Protocol):
 
 
 @runtime_checkable
-class SupportsHolds(Protocol):
+class SupportsHolds(Cache, Protocol):
     """A Cache whose prefixes can be kept for others, read, and written. `token_bytes`: of keys and values of a token.
 
     `layout` says in words what the bytes are; caches with the same layout understand each other's, whatever their

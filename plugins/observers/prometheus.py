@@ -109,7 +109,8 @@ class Prometheus:
 
     def _count(self, stats: StepStats) -> None:
         """A worker counts from its own start: a number smaller than the one before means that it is a new one."""
-        now = {name: getattr(stats, name) for name in self._counters.by_field} | {"host_hits": stats.cache.host_hits}
+        now: dict[str, float] = {name: getattr(stats, name) for name in self._counters.by_field}
+        now["host_hits"] = stats.cache.host_hits
         now |= {f"accepted {depth}": count for depth, count in enumerate(stats.accepted_by_depth)}
         now |= {f"series {name}": value for name, value in stats.series}
         grown = {name: new - self._seen.get(name, 0) for name, new in now.items()}

@@ -55,7 +55,7 @@ class TransferringEngine:
         self.empty_steps = engine.empty_steps
         self._cache = cache
         self._wake: Callable[[], None] = _nothing
-        self._holds: dict[str, PrefixHold] = {}  # of requests that were handed on and have had no row yet
+        self._holds: list[PrefixHold] = []  # of requests that were handed on since the last step
         self._keeps: set[str] = set()  # requests over HTTP whose prefixes are for others
         self._rejected: list[tuple[str, RequestError]] = []
         self.counts = Counts()
@@ -158,7 +158,6 @@ class TransferringEngine:
             self.fetches.cancel(id)
             self.leases.drop(id)
             self._keeps.discard(id)
-            self._let_go(id)
         self._engine.abort(ids)
 
     def step(self) -> Sequence[Output | Encoded]:
@@ -168,14 +167,15 @@ class TransferringEngine:
         self.fetches.poll(now)
         self.fetches.tick(now)
         self.leases.expire(now)
+        self.leases.fill(now)
         self.fetches.fill(now)
         if not (self._engine.busy or self.empty_steps):
             return []
         outputs = self._engine.step()
+        while self._holds:  # not for longer: pages that wait for each other would be held for ever
+            self._holds.pop().release()
         given = [each for each in outputs if isinstance(each, Output)]
         self.leases.advance(given, time.monotonic())
-        for output in given if self._holds else ():
-            self._let_go(output.id)
         if self._keeps:
             return [self._with_transfer(each) if isinstance(each, Output) else each for each in outputs]
         return outputs
@@ -285,13 +285,9 @@ class TransferringEngine:
         return msgspec.structs.replace(output, transfer=params)
 
     def _admit(self, request: Request, hold: PrefixHold) -> None:
-        """Hands a request on; its prefix is held until it has had a row."""
+        """Hands a request on; its prefix is held until it could have had a row."""
         self._engine.add(request)
-        self._holds[request.id] = hold
-
-    def _let_go(self, id: str) -> None:
-        if (hold := self._holds.pop(id, None)) is not None:
-            hold.release()
+        self._holds.append(hold)
 
     def _has_room(self) -> bool:
         """Whether one more may begin to fetch: a batch has a place for it, and a tenth of the pages can be had."""

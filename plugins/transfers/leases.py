@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -23,6 +23,8 @@ from maxserve.plugins.transfers.messages import Identity
 log = logging.getLogger("maxserve.transfers")
 
 UNCLAIMED = None
+MOST_KEPT = 0.9  # of the pages; what is kept cannot be evicted, and prompts need some to be computed
+FULL = "as many prompts are kept for others as there are pages for; try again later"
 ENDING = "this server is stopping; ask another one"
 
 
@@ -35,6 +37,7 @@ class Lease(msgspec.Struct, kw_only=True):
     id: str
     digest: bytes
     hold: PrefixHold
+    pages: int
     peer: Peer | None
     until: float | None
     told: int = -1
@@ -64,10 +67,11 @@ class Leases:
         self._send, self._transport = send, transport
         self._lease, self._counts = lease, counts
         self._leases: dict[str, Lease] = {}
+        self._waiting: dict[str, tuple[Peer, messages.Prefill, float]] = {}  # for room; with when they were wanted last
         self.ending = False
 
     def __len__(self) -> int:
-        return len(self._leases)
+        return len(self._leases) + len(self._waiting)
 
     @property
     def deadline(self) -> float | None:
@@ -76,6 +80,8 @@ class Leases:
 
     def keep(self, request: Request) -> None:
         """A request that came over HTTP: what it computes is kept for who will claim it."""
+        if not self._has_room(request.prompt):
+            raise RequestError(FULL, code="queue_full", status=503)
         self._leases[request.id] = self._opened(request, request.id, UNCLAIMED, None)
 
     def drop(self, id: str) -> None:
@@ -95,9 +101,14 @@ class Leases:
                 self._take_back(id, message)
             case messages.Beat(ids=ids):
                 for id in ids:
+                    if id in self._waiting:
+                        self._waiting[id] = (*self._waiting[id][:2], now)
                     if (lease := self._leases.get(id)) is not None:
                         lease.until = now + self._lease
-                self._send(peer, messages.Lost(ids=tuple(id for id in ids if id not in self._leases)))
+                self._send(
+                    peer,
+                    messages.Lost(ids=tuple(id for id in ids if id not in self._leases and id not in self._waiting)),
+                )
             case _:
                 log.debug("%r is no message to who prefills", message)
 
@@ -111,6 +122,24 @@ class Leases:
             if lease.computing:
                 self._tell(lease)
 
+    def fill(self, now: float) -> None:
+        """Begins prompts that have waited for room, in order."""
+        while self._waiting:
+            peer, asked, wanted = next(iter(self._waiting.values()))
+            if not self._has_room(asked.prompt) and wanted + self._lease > now:
+                return
+            del self._waiting[asked.id]
+            if wanted + self._lease > now:
+                self._begin(peer, asked, now)
+
+    def _has_room(self, prompt: Sequence[int]) -> bool:
+        """Whether the cache has pages for a prompt beside those that are kept already, and some that move."""
+        kept = sum(lease.pages for lease in self._leases.values())
+        return not kept or kept + self._pages(prompt) <= MOST_KEPT * self._cache.sizes().total
+
+    def _pages(self, prompt: Sequence[int]) -> int:
+        return -(-len(prompt) // self._cache.page_size)
+
     def expire(self, now: float) -> None:
         """Ends the leases that were not renewed in time."""
         for lease in [each for each in self._leases.values() if each.until is not None and each.until <= now]:
@@ -121,6 +150,7 @@ class Leases:
             self._cancel(lease)
 
     def close(self) -> None:
+        self._waiting.clear()
         for lease in list(self._leases.values()):
             self._cancel(lease)
 
@@ -145,7 +175,7 @@ class Leases:
     def _compute(self, peer: Peer, asked: messages.Prefill, now: float) -> None:
         if self.ending:
             raise RequestError(ENDING)
-        if asked.id in self._leases:
+        if asked.id in self._leases or asked.id in self._waiting:
             raise RequestError(f"the id {asked.id!r} is in use")
         if asked.adapter and (own := self._adapters().get(asked.adapter)) != asked.adapter_source:
             raise RequestError(
@@ -153,6 +183,9 @@ class Leases:
                 if own
                 else f"the adapter {asked.adapter!r} is not loaded there"
             )
+        if not self._has_room(asked.prompt):
+            self._waiting[asked.id] = peer, asked, now
+            return
         request = Request(
             id=asked.id,
             prompt=asked.prompt,
@@ -181,7 +214,8 @@ class Leases:
     def _opened(self, request: Request, id: str, peer: Peer | None, until: float | None) -> Lease:
         prompt = np.asarray(request.prompt, dtype=np.int64)
         hold = self._cache.hold(prompt[:-1], self._salt(request))
-        return Lease(id=id, digest=digest_of(prompt), hold=hold, peer=peer, until=until)
+        pages = self._pages(request.prompt)
+        return Lease(id=id, digest=digest_of(prompt), hold=hold, pages=pages, peer=peer, until=until)
 
     def _computed(self, lease: Lease, output: Output, now: float) -> None:
         lease.computing = False
@@ -213,6 +247,7 @@ class Leases:
         self._send(peer, messages.Piece(id=asked.id, start=asked.start, stop=asked.stop, where=where))
 
     def _take_back(self, id: str, message: messages.Taken | messages.Cancel) -> None:
+        self._waiting.pop(id, None)
         lease = self._leases.get(id)
         if lease is None:
             return

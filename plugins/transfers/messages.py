@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 PROTOCOL = 1
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -51,7 +53,7 @@ class Prefill(Message, frozen=True, kw_only=True):
     """
 
     id: str
-    prompt: tuple[int, ...] = ()
+    prompt: tuple[TokenId, ...] = ()
     digest: bytes = b""
     have: int = 0
     salt: str = ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from maxserve.config import Choice
+from maxserve.config import Choice, cpu_ranks
 from maxserve.interfaces.config import Option
 from maxserve.interfaces.errors import SettingsError
 
@@ -98,12 +98,15 @@ class TransferSettings:
 
 
 def check_role(settings: Settings, own: RoleOptions) -> None:
-    """Warns of a server that cannot be asked anything."""
-    if settings.server.headless and own.pipeline_role != PREFILL:
+    """SettingsError for several processes of a model; warns of a server that cannot be asked anything."""
+    role = own.pipeline_role
+    if role != BOTH:
+        _check_processes(settings, f"--pipeline-role {role}", binds=role == PREFILL)
+    if settings.server.headless and role != PREFILL:
         log.warning(
             "--headless: a server with --pipeline-role %s is asked over HTTP, and this one never is; leave it out, or "
             "take --pipeline-role prefill_only",
-            own.pipeline_role,
+            role,
         )
 
 
@@ -113,10 +116,21 @@ def check(settings: Settings, own: TransferSettings) -> None:
         raise SettingsError(f"--transfers.bind {own.bind}: expected tcp://HOST:PORT or ipc://PATH")
     if own.advertise is not None and not own.advertise.rpartition(":")[2].isdecimal():
         raise SettingsError(f"--transfers.advertise {own.advertise}: expected HOST:PORT")
-    if own.bind is not None and settings.model.data_parallel_degree > 1:
+    if own.bind is not None:
+        _check_processes(settings, f"--transfers.bind {own.bind}", binds=True)
+
+
+def _check_processes(settings: Settings, option: str, *, binds: bool) -> None:
+    model = settings.model
+    if cpu_ranks(model.devices) > model.data_parallel_degree:
         raise SettingsError(
-            f"--data-parallel-degree {settings.model.data_parallel_degree}: all replicas would listen at "
-            f"--transfers.bind {own.bind}; start several servers instead"
+            f"{option} does not go with --devices {model.devices} yet: each process has a part of the keys and values; "
+            "name one device for each replica"
+        )
+    if binds and model.data_parallel_degree > 1:
+        raise SettingsError(
+            f"--data-parallel-degree {model.data_parallel_degree}: all replicas would listen at one address "
+            f"({option}); start several servers instead"
         )
 
 

@@ -84,9 +84,11 @@ def values(tokens: np.ndarray[Any, Any]) -> Iterable[float]:
 class Prefiller:
     """A server that prefills, whose engine computes some tokens of each prompt at each `step`."""
 
-    def __init__(self, net: Net, address: str, *, page_size: int = 4, identity: Identity = IDENTITY) -> None:
+    def __init__(
+        self, net: Net, address: str, *, page_size: int = 4, pages: int = 64, identity: Identity = IDENTITY
+    ) -> None:
         self.net, self.address = net, address
-        self.cache = cache_of(page_size, 64)
+        self.cache = cache_of(page_size, pages)
         self.computing: dict[str, tuple[int, Request]] = {}
         self.computed: dict[str, int] = {}
         self.rejects: RequestError | None = None
@@ -133,6 +135,7 @@ class Prefiller:
                 self.abort((id,))
                 outputs.append(Output(id=id, tokens=(1,), finish="length"))
         self.leases.advance(outputs, self.net.now)
+        self.leases.fill(self.net.now)
 
 
 class Net:
@@ -204,7 +207,7 @@ class Net:
             if self.wire:
                 self.deliver()
                 count += 1
-            elif any(server.computing for server in self.servers.values()):
+            elif any(server.computing or server.leases._waiting for server in self.servers.values()):
                 for server in self.servers.values():
                     server.step()
             else:
@@ -481,6 +484,51 @@ def test_a_cache_that_is_full_has_the_request_wait_as_others_do() -> None:
     assert "a" in net.admitted
     assert net.counts.failures == 1
     net.cache.close(0)
+    net.end()
+
+
+def test_prompts_wait_where_all_pages_are_kept() -> None:
+    """Else what is kept for one would keep the others from being computed."""
+    net = Net(batch=20)
+    net.serve(pages=24)
+    for number in range(5):
+        net.begin(str(number), (number, *PROMPT))
+    net.run()
+    for server in net.servers.values():
+        assert server.leases.ending is False
+    net.pass_time(2)
+    assert set(net.admitted) == set("01234")
+    net.end()
+
+
+def test_prompts_that_wait_for_pages_are_cancelled_and_forgotten() -> None:
+    net = Net(batch=20)
+    server = net.serve(pages=24)
+    for number in range(4):
+        net.begin(str(number), (number, *PROMPT))
+    while "3" not in server.leases._waiting:
+        net.deliver()
+    assert net.fetches.cancel("3")
+    while len(net.sent) and net.wire and "3" in server.leases._waiting:
+        net.deliver()
+    net.wire.clear()
+    server.abort(list(server.computing))
+    net.now += LEASE + 1
+    server.leases.expire(net.now)
+    server.leases.fill(net.now)
+    assert not len(server.leases)
+    assert server.cache.sizes().owned == 0
+
+
+def test_what_comes_over_http_is_503_where_all_pages_are_kept() -> None:
+    net = Net()
+    server = net.serve(pages=24)
+    for id in "ab":
+        server.leases.keep(Request(id=id, prompt=(ord(id), *PROMPT[:-2])))
+    with pytest.raises(RequestError, match="try again later") as caught:
+        server.leases.keep(Request(id="c", prompt=PROMPT))
+    assert caught.value.status == 503
+    server.leases.close()
     net.end()
 
 
