@@ -14,7 +14,7 @@ from maxserve.architectures.layers.indexer import Indexer
 from maxserve.architectures.layers.latent_config import LatentConfig
 from maxserve.architectures.layers.norm import RMSNorm
 from maxserve.interfaces.step_context import StepContext
-from maxserve.loading import Adaptable, BoundLatentCorrection, Linear, Part, Role, weight
+from maxserve.loading import Adaptable, BoundLatentCorrection, Linear, Part, Role, current_shard, weight
 
 EPS = 1e-6  # of the norms inside, whatever the model's other norms have
 
@@ -30,6 +30,7 @@ class HeadsFromLatent(Adaptable, nn.Module):
         (self.heads, _), self.nope_dim = own_heads(config.heads, 1), config.nope_dim
         self.inputs, self.outputs = config.kv_rank, config.heads * (config.nope_dim + config.value_dim)
         self.role: Role = "column"
+        self.shard = current_shard()
         self.parts = {"kv_b_proj": Part(self.outputs, config.heads)}
         self.weight = weight(self.outputs, self.inputs)
 

@@ -22,7 +22,7 @@ from maxserve.core.assembly.caches import (
 from maxserve.core.assembly.compilers import Compilers, preferred_backend
 from maxserve.core.assembly.no_adapters import no_adapters
 from maxserve.core.assembly.params import ParamsReader, request_params
-from maxserve.core.assembly.ranks import validate_no_adapters, validate_shared
+from maxserve.core.assembly.ranks import validate_shared
 from maxserve.core.assembly.speculators import build_drafting, choose_speculator, draft_needs
 from maxserve.core.assembly.strategy import choose_groups, choose_strategy
 from maxserve.core.assembly.target import Loaded, Target
@@ -200,8 +200,8 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     needs = draft_needs(target, spec, files)
     adapters = loader.adapter_pool(module)
     layers = (*_own_layers(spec, loader.shard), *needs.layers)
-    if target.group is not None:
-        validate_no_adapters(target.settings, adapters)
+    if target.group is not None and adapters is not None:
+        target.group.adapt(adapters)
     format = choose_cache_format(target, layers, unset=lambda: _cache_dtype(loader, files))
     factors = cache_factors(target, files, spec.cache_layers, layers) if format.factored else ()
     groups = choose_groups(target.settings, target.host, target.strategy, layers, spec.max_length)
@@ -228,6 +228,8 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
     planned = partial(_plan_memory, target, context)
     plan = planned() if target.group is None else target.group.plan(planned)
     loader.fill(module, plan.max_length)
+    if adapters is not None:
+        adapters.correct()
     return Loaded(
         files=files,
         spec=spec,
@@ -279,8 +281,6 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
     cache = build_cache(target, loaded, limits.rows)
     attention = build_attention(target, loaded, cache)
     module, pool = cast("torch.nn.Module", loaded.model), loaded.adapters
-    if pool is not None:
-        pool.correct()
     if target.group is None:  # ranks meet within layers, which compiled ones could not
         target.chooser.compile_layers(module, attention, target.compute)
     if pool is not None:
@@ -308,7 +308,7 @@ def _parts(target: Target, loaded: Loaded) -> Parts:
             block_tables=group_block_tables(loaded, cache),
             adapters=pool,
         ),
-        runner=runner if pool is None else pool.around(runner),
+        runner=runner,
         adapters=pool or no_adapters(),
         on_lost_pages=CachePressureLog().preempted,
         images=images,
@@ -349,7 +349,7 @@ def _runner(target: Target, loaded: Loaded, attention: Attention) -> Runner:
     runner: Runner | None = target.chooser.best(target.host.model_runners, context)
     if runner is None:
         raise PluginError(f"no model runner works on the device {target.device.type!r}; see `max list`")
-    return runner
+    return runner if loaded.adapters is None else loaded.adapters.around(runner)
 
 
 def build_pipeline(host: Host, context: SamplerContext) -> Pipeline:

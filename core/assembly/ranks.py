@@ -31,12 +31,3 @@ def validate_shared(settings: Settings, host: Host, files: ModelFiles) -> None:
     for text, asked in refused.items():
         if asked:
             raise SettingsError(text)
-
-
-def validate_no_adapters(settings: Settings, adapters: object) -> None:
-    """SettingsError where adapters are to be served."""
-    if adapters is not None:
-        raise SettingsError(
-            f"adapters do not go with --devices {settings.model.devices} yet; leave --enable-lora out, or name one "
-            "device"
-        )

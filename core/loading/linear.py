@@ -139,9 +139,9 @@ class Linear(Projection[PackedLinear | CodesLinear]):
         else:
             assert self.weight is not None, "neither the layer nor a method has the weight"
             out = F.linear(x, self.weight, bias)
-        if self.sums is not None:
-            out = self.sums.sum(out)
-        return out if self.correction is None else self.correction(x, out)
+        if self.correction is not None:
+            out = self.correction(x, out)
+        return out if self.sums is None else self.sums.sum(out)
 
 
 class ExactLinear(Linear):

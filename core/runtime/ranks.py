@@ -10,6 +10,7 @@ import msgspec
 from maxserve.core.interfaces.executor import LOCAL_GROUP
 
 if TYPE_CHECKING:
+    from maxserve.core.interfaces.adapter import AdapterSlots
     from maxserve.core.interfaces.memory import PlannedMemory
     from maxserve.core.interfaces.runner import Runner
     from maxserve.core.loading.shard import Shard
@@ -43,6 +44,9 @@ class RankGroup(Protocol):
     def plan(self, make: Callable[[], PlannedMemory]) -> PlannedMemory:
         """What the first rank has made, for each of them."""
         ...
+
+    def adapt(self, adapters: AdapterSlots) -> None:
+        """Has all ranks hold the adapters that the first one has in its slots; SettingsError for a kind that cannot."""
 
     def lead(self, runner: Runner) -> Runner:
         """The first rank's runner, with which the others run the same."""

@@ -17,6 +17,7 @@ from maxserve.interfaces.errors import RequestError, SettingsError
 from maxserve.interfaces.request import AdapterChange
 from maxserve.plugins.adapters.bound import AdaptedRunner, StepRows, rows_by_slot
 from maxserve.plugins.adapters.projections import AdaptedModel
+from maxserve.plugins.adapters.shares import SharesAdapters, Tell
 from maxserve.registry import cause
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class SlotPool:
         self._loads: dict[str, Load] = {}  # by name
         self._later: dict[str, list[AdapterChange]] = {}  # by name: what was asked for while it was being read
         self._read = threading.Event()
+        self._tell: Callable[[int, Any], None] | None = None  # the other ranks what is in a slot
         self.wake: Callable[[], None] | None = None
         self.done: list[str] = []  # changes that are made and not reported yet
         self.rejected: list[tuple[str, RequestError]] = []  # likewise, that cannot be made though they were begun
@@ -178,6 +180,8 @@ class SlotPool:
                 return False
             self._give_back(longest)
         self._table.place(adapter.loaded, self._free[-1])  # which stays free where this fails
+        if self._tell is not None:
+            self._tell(self._free[-1], adapter.loaded)
         adapter.slot = self._free.pop()
         return True
 
@@ -195,6 +199,24 @@ class SlotPool:
         if adapter.slot:
             self._free.append(adapter.slot)
             adapter.slot = 0
+
+    # --- of ranks that share the model ------------------------------------------------------------------------
+
+    def lead(self, tell: Tell) -> None:
+        table = self._shared_table()
+        self._tell = lambda slot, adapter: tell(slot, table.encode(adapter))
+
+    def follow(self) -> Tell:
+        table = self._shared_table()
+        return lambda slot, data: self._table.place(table.decode(data), slot)
+
+    def _shared_table(self) -> SharesAdapters:
+        if isinstance(self._table, SharesAdapters):
+            return self._table
+        raise SettingsError(
+            f"adapters of a {type(self._table).__name__} do not go with several ranks: they cannot be sent to the "
+            "others (SharesAdapters); leave them out, or name one device in --devices"
+        )
 
     # --- rows -------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from maxserve.plugins.adapters.bound import (
     StepRows,
     TowerRows,
 )
+from maxserve.plugins.adapters.shares import shared
 
 if TYPE_CHECKING:
     from maxserve.interfaces.adapter import AdapterTable
@@ -98,7 +99,8 @@ def _projections(model: nn.Module, kinds: Collection[ProjectionKind]) -> Iterato
         if isinstance(module, Embedding):
             tables[id(_storage(module))] = name
         if isinstance(module, Adaptable) and module.adaptable:
-            projection = _projection(name, module, "head" if name in heads else module.adapter_kind, tables)
+            kind = "head" if name in heads else module.adapter_kind
+            projection = shared(_projection(name, module, kind, tables), module)
             if projection.kind in kinds:
                 yield projection, module
     for name, module in model.tower.named_modules(prefix="tower") if isinstance(model, HasTower) else ():

@@ -7,6 +7,7 @@ they find each other is the first message.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 import zmq
 
+from maxserve.adapters import SharedPool
+from maxserve.interfaces.errors import SettingsError
 from maxserve.loading import Shard
 from maxserve.plugins.executors.process_group import file_store, process_group
 from maxserve.plugins.executors.steps import (
@@ -22,12 +25,14 @@ from maxserve.plugins.executors.steps import (
     LeadingRunner,
     SharedPlan,
     decode_plan,
+    encode_adapter,
     encode_end,
     encode_plan,
     follow,
 )
 
 if TYPE_CHECKING:
+    from maxserve.interfaces.adapter import AdapterSlots
     from maxserve.interfaces.memory import PlannedMemory
     from maxserve.interfaces.runner import Runner
     from maxserve.runtime import Rank
@@ -43,6 +48,8 @@ class LocalGroup:
         self._failed = failed
         self._context = zmq.Context[zmq.Socket[bytes]]()
         self._steps: list[zmq.Socket[bytes]] = []
+        self._sending = threading.Lock()
+        self._take: Callable[[int, bytes], None] | None = None  # an adapter that the first rank has
         self.leads = rank.number == 0
         if self.leads:
             for address in rank.steps:
@@ -61,6 +68,18 @@ class LocalGroup:
             with suppress(FileNotFoundError):
                 os.unlink(meeting)  # all have read it
 
+    def adapt(self, adapters: AdapterSlots) -> None:
+        """What the first rank has in a slot, the others have, too: messages of the same stream as steps."""
+        if not isinstance(adapters, SharedPool):
+            raise SettingsError(
+                f"{type(adapters).__name__}: these adapters do not go with several ranks, which a SharedPool does; "
+                "leave them out, or name one device in --devices"
+            )
+        if self.leads:
+            adapters.lead(lambda slot, data: self.send(encode_adapter(slot, data)))
+        else:
+            self._take = adapters.follow()
+
     # --- of the first rank ------------------------------------------------------------------------------------------
 
     def lead(self, runner: Runner) -> Runner:
@@ -68,8 +87,9 @@ class LocalGroup:
         return LeadingRunner(runner, self)
 
     def send(self, frames: Sequence[Frame]) -> None:
-        for follower in self._steps:
-            follower.send_multipart(frames)
+        with self._sending:  # steps may be sent by the thread that runs them
+            for follower in self._steps:
+                follower.send_multipart(frames)
 
     def fail(self, error: Exception) -> NoReturn:
         self._failed(error)
@@ -86,7 +106,7 @@ class LocalGroup:
 
     def follow(self, runner: Runner) -> None:
         """Runs what the first rank sends; returns when that has come to its end."""
-        follow(runner, self._receive)
+        follow(runner, self._receive, self._take)
 
     def close(self) -> None:
         """Lets the others end, if this is the first."""

@@ -7,32 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 import torch
 
+from maxserve.adapters import rows_by_slot
 from maxserve.interfaces.inputs import StepInputs
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from numpy.typing import NDArray
 
+    from maxserve.interfaces.inputs import AdapterRows
     from maxserve.interfaces.memory import PlannedMemory
     from maxserve.interfaces.runner import ModelOutput, Runner
 
-    Array = NDArray[Any]
 
+Array: TypeAlias = "NDArray[Any]"
 Frame = bytes  # of a message
+Kind: TypeAlias = Literal["plan", "run", "logits", "adapter", "end"]
+NO_SLOTS: Array = np.zeros(0, dtype=np.int64)
 T = TypeVar("T")
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What the frames behind it are for, and the type and shape of the array in each."""
 
-    kind: Literal["plan", "run", "logits", "end"]
+    kind: Kind
     arrays: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
@@ -77,9 +79,10 @@ class LeadingRunner:
         self._followers.send(encode_inputs(inputs))
         return self._met(lambda: self._runner.run(inputs))
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        self._followers.send(_message("logits", [_on_host(hidden)]))
-        return self._met(lambda: self._runner.logits(hidden))
+    def logits(self, hidden: torch.Tensor, *slots: Any) -> torch.Tensor:
+        """`slots` are those of the rows' adapters, where there are adapters."""
+        self._followers.send(_message("logits", [_on_host(hidden), *(NO_SLOTS if s is None else s for s in slots)]))
+        return self._met(lambda: self._runner.logits(hidden, *slots))
 
     def _met(self, compute: Callable[[], T]) -> T:
         try:
@@ -88,8 +91,10 @@ class LeadingRunner:
             self._followers.fail(error)
 
 
-def follow(runner: Runner, receive: Callable[[], Sequence[bytes]]) -> None:
-    """Computes what the first rank sends, until that is the end."""
+def follow(
+    runner: Runner, receive: Callable[[], Sequence[bytes]], take: Callable[[int, bytes], None] | None = None
+) -> None:
+    """Computes what the first rank sends, until that is the end; `take` is given adapters, with their slots."""
     while True:
         header, *arrays = receive()
         read = msgspec.msgpack.decode(header, type=Header)
@@ -98,18 +103,21 @@ def follow(runner: Runner, receive: Callable[[], Sequence[bytes]]) -> None:
         found = _arrays(read, arrays)
         if read.kind == "run":
             runner.run(decode_inputs(found))
+        elif read.kind == "adapter":
+            assert take is not None, "this rank serves no adapters"
+            take(int(found[0][0]), found[1].tobytes())
         else:
-            runner.logits(torch.from_numpy(found[0]))
+            runner.logits(torch.from_numpy(found[0]), *found[1:])
 
 
 def encode_inputs(inputs: StepInputs) -> list[Frame]:
-    """A step of text, without adapters."""
+    """A step of text."""
     assert not inputs.images, "ranks do not share models that take images"
     assert inputs.mrope_positions is None, "nor those whose positions have several axes"
-    assert inputs.adapter_rows is None, "nor adapters"
     own: list[Array] = [
         *(inputs.query_start, inputs.seq_lens, inputs.prompt_lens, inputs.block_tables),
         *map(_on_host, (inputs.input_ids, inputs.positions, inputs.slot_mapping, inputs.logit_rows)),
+        *map(_slots, (inputs.adapter_rows, inputs.logit_adapter_rows)),
     ]
     groups = [array for group in inputs.groups for array in (_on_host(group.slot_mapping), group.block_tables)]
     return _message("run", [*own, *groups])
@@ -119,6 +127,7 @@ def decode_inputs(arrays: Sequence[Array]) -> StepInputs:
     """The step that `encode_inputs` was given."""
     query_start, seq_lens, prompt_lens, block_tables, *tensors = arrays
     input_ids, positions, slot_mapping, logit_rows = map(torch.from_numpy, tensors[:4])
+    adapter_rows, logit_adapter_rows = (rows_by_slot(slots, input_ids.device) for slots in tensors[4:6])
     inputs = StepInputs(
         input_ids=input_ids,
         positions=positions,
@@ -128,8 +137,10 @@ def decode_inputs(arrays: Sequence[Array]) -> StepInputs:
         prompt_lens=prompt_lens,
         block_tables=block_tables,
         logit_rows=logit_rows,
+        adapter_rows=adapter_rows,
+        logit_adapter_rows=logit_adapter_rows,
     )
-    own = zip(tensors[4::2], tensors[5::2], strict=True)
+    own = zip(tensors[6::2], tensors[7::2], strict=True)
     inputs.groups = tuple(
         replace(inputs, slot_mapping=torch.from_numpy(mapping), block_tables=tables) for mapping, tables in own
     )
@@ -145,11 +156,19 @@ def decode_plan(frames: Sequence[bytes]) -> SharedPlan:
     return msgspec.msgpack.decode(frames[1], type=SharedPlan)
 
 
+def encode_adapter(slot: int, data: bytes) -> list[Frame]:
+    return _message("adapter", [np.array([slot]), np.frombuffer(data, dtype=np.uint8)])
+
+
 def encode_end() -> list[Frame]:
     return _message("end", [])
 
 
-def _message(kind: Literal["plan", "run", "logits", "end"], arrays: Sequence[Array]) -> list[Frame]:
+def _slots(rows: AdapterRows | None) -> Array:
+    return NO_SLOTS if rows is None else _on_host(rows.adapter_slots)
+
+
+def _message(kind: Kind, arrays: Sequence[Array]) -> list[Frame]:
     whole = [np.ascontiguousarray(array) for array in arrays]
     header = Header(kind=kind, arrays=tuple((array.dtype.str, array.shape) for array in whole))
     return [msgspec.msgpack.encode(header), *(array.tobytes() for array in whole)]

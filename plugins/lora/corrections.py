@@ -16,6 +16,7 @@ from maxserve.plugins.cpu.memory import weight_memory
 
 if TYPE_CHECKING:
     from maxserve.interfaces.inputs import AdapterRows, ExpertRows
+    from maxserve.plugins.weights.shards import Layout
 
 PANEL = 16  # columns of a panel
 INPUTS = 32  # inputs of `down` in panels are filled up to a multiple of it
@@ -30,6 +31,11 @@ class Packed(msgspec.Struct, frozen=True):
     @property
     def rank(self) -> int:
         return self.up.shape[-2]
+
+    def share(self, share: Layout) -> Packed:
+        """What one of the ranks has that share the projection."""
+        down = self.down if share.inputs is None else self.down[:, slice(*share.inputs)]
+        return Packed(down, torch.cat([self.up[..., span.start : span.stop] for span in share.spans], dim=-1))
 
 
 class SlotMemory:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import torch
 
+from maxserve.adapters import SharedProjection, own_part
 from maxserve.interfaces.adapter import AdapterContext, Location, Projection
 from maxserve.interfaces.errors import ModelError, RequestError, SettingsError
 from maxserve.loading import size_text
@@ -35,7 +36,7 @@ Parts = dict[tuple[int, int], Factors]  # of a projection, by expert and part
 
 
 class LoRATable:
-    """An AdapterTable of PEFT's folders."""
+    """An AdapterTable of PEFT's folders that SharesAdapters: whole ones, of which each rank places its part."""
 
     def __init__(self, context: AdapterContext) -> None:
         options = context.config(LoRAOptions)
@@ -112,9 +113,9 @@ class LoRATable:
         if not self._has_slots(projection):
             return None
         if self._memory is None:
-            numbers = self._numbers(self._context.projections.values())
+            numbers = self._numbers(map(own_part, self._context.projections.values()))
             self._memory = SlotMemory(self.slots, numbers, self._context.rows, self._context.device)
-        made = CORRECTIONS[projection.kind](projection, self._room, self._memory)
+        made = CORRECTIONS[projection.kind](own_part(projection), self._room, self._memory)
         self._corrections[projection.name] = made
         return made
 
@@ -140,7 +141,23 @@ class LoRATable:
 
     def place(self, adapter: dict[str, Packed], slot: int) -> None:
         for name, correction in self._corrections.items():
-            correction.place(adapter.get(name), slot)
+            packed, projection = adapter.get(name), self._context.projections[name]
+            if packed is not None and isinstance(projection, SharedProjection):
+                packed = packed.share(projection.share)
+            correction.place(packed, slot)
+
+    def encode(self, adapter: dict[str, Packed]) -> bytes:
+        from safetensors.torch import save
+
+        sides = {f"{name}:{side}": getattr(each, side) for name, each in adapter.items() for side in ("down", "up")}
+        return save(sides)
+
+    def decode(self, data: bytes) -> dict[str, Packed]:
+        from safetensors.torch import load
+
+        sides = load(data)
+        names = {key.rpartition(":")[0] for key in sides}
+        return {name: Packed(sides[f"{name}:down"], sides[f"{name}:up"]) for name in names}
 
     def _table_values(self) -> int:
         """Numbers of the tables that PEFT writes beside factors of embeddings and heads."""

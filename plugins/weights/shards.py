@@ -88,13 +88,14 @@ def layouts(model: nn.Module, names: Iterable[str], shard: Shard) -> dict[str, L
         if isinstance(module, SharesValues) and own in module.shared_values:
             found[name] = Layout(axis=-1, spans=_spans({"": module.shared_values[own]}, name, shard))
         elif isinstance(module, Shared) and own in ("weight", "bias"):
-            layout = _layout(module, own, model.get_parameter(name).shape, name, shard)
+            layout = layout_of(module, own, model.get_parameter(name).shape, name, shard)
             if layout is not None:
                 found[name] = layout
     return found
 
 
-def _layout(module: Shared, own: str, shape: Sequence[int], name: str, shard: Shard) -> Layout | None:
+def layout_of(module: Shared, own: str, shape: Sequence[int], name: str, shard: Shard) -> Layout | None:
+    """That of the module's parameter `own`, a "weight" or a "bias" of that shape; None where a rank has all of it."""
     if module.role == "column":
         return Layout(axis=-2 if own == "weight" else -1, spans=_spans(module.parts, name, shard))
     if module.role == "row" and own == "weight":

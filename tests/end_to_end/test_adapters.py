@@ -292,6 +292,25 @@ def patient_text(server: LiveServer, model: str) -> str:
     raise AssertionError(f"there was never room for {model}")
 
 
+def test_two_processes_that_share_the_model_have_them(start: Any, base: Base) -> None:
+    """Loaded, replaced and unloaded beside a stream that goes on."""
+    lora = ("--enable-lora", "--max-num-loras", "2", "--served-model-name", "tiny")
+    server = start("--model", str(base.folder), "--devices", "cpu:0,1", *lora).wait_ready()
+    second, third = str(base.adapters["second"]), str(base.adapters["third"])
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 300, "temperature": 0, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        assert post(server, LOAD, lora_name="x", lora_path=second).status_code == 200
+        assert text(server, "x") == alone(base, "second")
+        assert post(server, LOAD, lora_name="x", lora_path=third, load_inplace=True).status_code == 200
+        assert text(server, "x") == alone(base, "third")
+        assert post(server, UNLOAD, lora_name="x").status_code == 200
+        assert "error" not in [*filter(None, lines)][-2]
+    assert names(server) == {"tiny": None}
+    assert text(server, "tiny") == alone(base, "")
+
+
 def test_without_lora_there_is_none(server: LiveServer) -> None:
     assert post(server, LOAD, lora_name="a", lora_path="/tmp").status_code == 400
     assert post(server, UNLOAD, lora_name="a").status_code == 400

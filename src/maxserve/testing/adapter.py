@@ -7,7 +7,7 @@ class TestAcme(AdapterChecks):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +16,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from msgspec import Struct
 from torch import Tensor
 
-from maxserve.adapters import StepRows, locator_of, rows_by_slot
+from maxserve.adapters import SharedProjection, SharesAdapters, StepRows, locator_of, rows_by_slot
 from maxserve.core.hookspecs import hookimpl
 from maxserve.core.interfaces.adapter import Adapter, AdapterContext, AdapterTable, Correction, Projection
 from maxserve.core.interfaces.architecture import WeightMap
 from maxserve.core.interfaces.errors import RequestError
 from maxserve.core.interfaces.inputs import AdapterRows, ExpertRows
+from maxserve.core.loading.linear import Part, Role
+from maxserve.core.loading.shard import Shard
+from maxserve.plugins.adapters.shares import shared
 from maxserve.testing.resolve import load, resolve
 
 __all__ = ["AdapterChecks", "ConstantTable", "constant_adapters"]
@@ -94,10 +98,10 @@ class AdapterChecks:
         kinds = {*self.declared().kinds} - {"latent"}  # which is called in another way
         return [each for each in self.projections if each.kind in kinds]
 
-    def table(self, dtype: torch.dtype = torch.float32) -> AdapterTable:
-        """A fresh table."""
+    def table(self, dtype: torch.dtype = torch.float32, shard: Shard | None = None) -> AdapterTable:
+        """A fresh table; of a rank, where there is a `shard`."""
         build: Callable[[AdapterContext], AdapterTable] = load(self.declared().build)
-        projections = {each.name: each for each in self.offered()}
+        projections = {each.name: each if shard is None else of_rank(each, shard) for each in self.offered()}
         context = AdapterContext(
             compute=dtype,
             rows=dtype,
@@ -222,6 +226,46 @@ class AdapterChecks:
             after = [self.outcome(projection, correction) for projection, correction in corrections]
             assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), f"{source} changed something"
 
+    def test_two_ranks_correct_their_parts(self, tmp_path: Path) -> None:
+        """With what the first rank has loaded and sent; where the table SharesAdapters."""
+        table, sources = self.table(), self.adapters(tmp_path)
+        if not isinstance(table, SharesAdapters):
+            return
+        name = next(iter(sources))
+        sent = table.encode(table.load(name, sources[name]))
+        wanted = {
+            projection.name: correction(*rows(projection, 4), in_rows(projection, [1] * 4))
+            for projection, correction in self.placed(sources, [name])
+        }
+        found = {name: torch.zeros_like(each) for name, each in wanted.items()}
+        for rank in range(2):
+            for part, out in self.corrected_by_rank(Shard(rank=rank, size=2), sent):
+                if not isinstance(part, SharedProjection):
+                    found[part.name] = out
+                elif part.share.inputs is not None:
+                    found[part.name] += out
+                else:
+                    for span in part.share.spans:
+                        found[part.name][:, span.start : span.stop] = out[:, span.at : span.at + span.stop - span.start]
+        for name, each in wanted.items():
+            torch.testing.assert_close(found[name], each, atol=self.tolerance, rtol=0)
+
+    def corrected_by_rank(self, shard: Shard, sent: bytes) -> Iterator[tuple[Projection, Tensor]]:
+        """The rank's outcomes of random rows, with the adapter that was sent to it."""
+        table = self.table(shard=shard)
+        assert isinstance(table, SharesAdapters)
+        parts = [of_rank(projection, shard) for projection in self.offered()]
+        corrections: list[Any] = [table.correction(part) for part in parts]
+        table.place(table.decode(sent), 1)
+        for part, correction in zip(parts, corrections, strict=True):
+            x, out = rows(part, 4)
+            if isinstance(part, SharedProjection) and part.share.inputs is not None:
+                x, out = x[:, slice(*part.share.inputs)], out / shard.size
+            elif isinstance(part, SharedProjection):
+                out = part.share.share(out.T).T.contiguous()
+            if correction is not None:
+                yield part, correction(x, out, in_rows(part, [1] * 4))
+
     def outcome(self, projection: Projection, correction: Correction) -> Tensor:
         x, out = rows(projection, 3)
         return correction(x, out, in_rows(projection, [1, 0, 1]))
@@ -235,6 +279,21 @@ class AdapterChecks:
                 if wanted is not None:
                     result = correction(x, out.clone(), in_rows(projection, [1] * 4))
                     torch.testing.assert_close(result, wanted, atol=self.tolerance, rtol=0)
+
+
+class _Module(Struct, frozen=True):
+    """What a module says of its shares."""
+
+    role: Role
+    parts: Mapping[str, Part]
+    shard: Shard
+
+
+def of_rank(projection: Projection, shard: Shard) -> Projection:
+    """The projection as a rank has it, of whose sort those of the names o_proj and down_proj share their inputs."""
+    role: Role = "row" if projection.name.endswith(("o_proj", "down_proj")) else "column"
+    parts = {name: Part(size) for name, size in projection.parts.items()} or {"": Part(projection.outputs)}
+    return shared(projection, _Module(role, parts, shard))
 
 
 def in_slots(slots: Sequence[int]) -> AdapterRows:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from maxserve.adapters import rows_by_slot
 from maxserve.core.assembly.ranks import validate_shared
 from maxserve.core.interfaces.cache import CacheLayer
 from maxserve.core.interfaces.errors import ModelError, SettingsError
@@ -23,6 +24,7 @@ from maxserve.plugins.executors.steps import (
     LeadingRunner,
     SharedPlan,
     decode_plan,
+    encode_adapter,
     encode_end,
     encode_plan,
     follow,
@@ -66,8 +68,9 @@ class Recorder:
         self.ran.append(inputs)
         return ModelOutput(logits=None, hidden=torch.zeros(len(inputs.input_ids), 2))
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, slots: Any = ()) -> torch.Tensor:
         self.rows.append(hidden)
+        self.slots = list(slots)
         return hidden
 
 
@@ -109,6 +112,26 @@ def test_followers_get_the_step_that_the_first_runs(groups: int, parts: Any) -> 
     follow(follower, lambda: next(messages))
     assert equal(follower.ran[0], inputs)
     assert torch.equal(follower.rows[0], torch.arange(6.0).view(3, 2))
+
+
+def test_followers_get_the_slots_of_rows_that_have_adapters() -> None:
+    inputs = make_step(TinyCache([CacheLayer(kv_heads=1, head_dim=4)]), [(0, range(5)), (2, range(1))]).inputs
+    inputs.adapter_rows = rows_by_slot(np.array([2, 2, 0, 1, 0, 1]), torch.device("cpu"))
+    leader, follower = Recorder(), Recorder()
+    LeadingRunner(leader, leader).run(inputs)
+    LeadingRunner(leader, leader).logits(torch.zeros(2, 2), np.array([0, 3]))
+    taken: list[tuple[int, bytes]] = []
+    messages = iter([*leader.sent, encode_adapter(3, b"factors"), encode_end()])
+    follow(follower, lambda: next(messages), lambda slot, data: taken.append((slot, data)))
+    found, due = follower.ran[0].adapter_rows, inputs.adapter_rows
+    assert found is not None
+    assert due is not None
+    assert torch.equal(found.adapter_slots, due.adapter_slots)
+    assert torch.equal(found.order, due.order)
+    assert np.array_equal(found.groups, due.groups)
+    assert follower.ran[0].logit_adapter_rows is None
+    assert follower.slots == [0, 3]
+    assert taken == [(3, b"factors")]
 
 
 def test_an_error_of_the_first_rank_ends_all() -> None:
@@ -238,11 +261,6 @@ def test_what_ranks_cannot_share_yet_is_named(option: str, model_folder: Callabl
     settings, files = served_settings(model_folder(), host, devices="cpu:0,1", **{option: REFUSED[option]})
     with pytest.raises(SettingsError, match="--devices cpu:0,1"):
         validate_shared(settings, host, files)
-
-
-def test_adapters_are_named(model_folder: Callable[..., Path], host: Any) -> None:
-    with pytest.raises(SettingsError, match="adapters do not go with --devices cpu:0,1 yet"):
-        served_in_ranks(model_folder(), host, 2, lambda served: None, enable_lora=True)
 
 
 def test_heads_that_ranks_cannot_share_are_named(model_folder: Callable[..., Path], host: Any) -> None:
