@@ -114,6 +114,7 @@ def build_follower(
     """What computes another rank's part of the steps: the model, and room for its keys and values."""
     target = _target(settings, host, files, progress, group)
     loaded = _load(target, files, target.loader)
+    group.lend(loaded.model)
     cache = build_cache(target, loaded, loaded.plan.max_batch_size)
     return _runner(target, loaded, build_attention(target, loaded, cache))
 
@@ -216,7 +217,7 @@ def _load(target: Target, files: ModelFiles, loader: ModelLoader) -> Loaded:
         device=target.device,
         compute=target.compute,
         format=format,
-        layers=_all_layers(layers, loader.shard),
+        layers=(*_all_layers(_own_layers(spec, loader.shard), loader.shard), *needs.layers),
         groups=groups,
         weights=loader.weight_bytes(module) + needs.weight_bytes,
         adapters=0 if adapters is None else adapters.memory,

@@ -18,11 +18,10 @@ def validate_shared(settings: Settings, host: Host, files: ModelFiles) -> None:
     """SettingsError naming what does not go with several ranks yet, and what to do."""
     model, ranks = settings.model, f"--devices {settings.model.devices}"
     architecture = host.architectures.get(files.architecture).component
-    method, compiler = settings.speculative.speculative_method, model.layer_compiler
+    compiler = model.layer_compiler
     refused = {
         f"{ranks}: architecture {architecture.name!r} does not say that ranks can share it (tensor_parallel); name one "
         "device": not architecture.tensor_parallel,
-        f"--speculative-method {method} does not go with {ranks} yet; leave it out, or name one device": method,
         f"--enable-kvcache-swapping-to-host does not go with {ranks} yet: only the first rank would keep copies; leave "
         "it out, or name one device": settings.kv_cache.enable_kvcache_swapping_to_host,
         f"--layer-compiler {compiler} does not go with {ranks}: ranks meet within each layer, which then runs as it is "

@@ -82,7 +82,7 @@ def build_drafting(target: Target, loaded: Loaded, attention: Attention, cache: 
     context = SpeculatorContext(
         sections=target.sections,
         draft_tokens=drafts,
-        model=loaded.model,
+        model=loaded.model if target.group is None else target.group.lend(loaded.model),
         spec=loaded.spec,
         attention=attention,
         first_layer=first,

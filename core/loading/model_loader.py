@@ -302,7 +302,7 @@ class ModelLoader:
         return pool
 
     def fill(self, module: torch.nn.Module, positions: int | None = None) -> None:
-        self._fill(module, self.weight_map(), self._host.load(self._entry, self.architecture.load))
+        self._fill(module, self.weight_map(), self._host.load(self._entry, self.architecture.load), self.shard)
         prepare(cast("Any", module), self._files, positions)
         if self._adapters is not None:
             self._adapters.correct()
@@ -313,7 +313,9 @@ class ModelLoader:
         self._fill(module, replace(weights, changes=(*weights.changes, *changes)), load_ref(LOAD))
         bound_positions(module, positions)
 
-    def _fill(self, module: torch.nn.Module, weights: WeightMap, load: Callable[..., None]) -> None:
+    def _fill(
+        self, module: torch.nn.Module, weights: WeightMap, load: Callable[..., None], shard: Shard | None = None
+    ) -> None:
         files, method = self._files, self.computation.linear_method
         encoding = DTYPES[files.encoding] if files.explicit_encoding else None
         plain = method is None and self._rounding is None
@@ -326,7 +328,7 @@ class ModelLoader:
             progress=self._progress,
             storage=None if plain else LinearStorage(method=method, encoding=encoding, rounding=self._rounding),
             quantization=quantization_of(self._host, files.config, files.ref),
-            **({} if self.shard is None else {"shard": self.shard}),
+            **({} if shard is None else {"shard": shard}),
         )
 
     def compile_layers(self, module: torch.nn.Module, attention: Attention) -> None:

@@ -11,6 +11,7 @@ from maxserve.core.interfaces.executor import LOCAL_GROUP
 
 if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter import AdapterSlots
+    from maxserve.core.interfaces.architecture import Model
     from maxserve.core.interfaces.memory import PlannedMemory
     from maxserve.core.interfaces.runner import Runner
     from maxserve.core.loading.shard import Shard
@@ -47,6 +48,10 @@ class RankGroup(Protocol):
 
     def adapt(self, adapters: AdapterSlots) -> None:
         """Has all ranks hold the adapters that the first one has in its slots; SettingsError for a kind that cannot."""
+
+    def lend(self, model: Model) -> Model:
+        """The model as a drafter of the first rank calls it beside steps: what ranks share is computed by all."""
+        ...
 
     def lead(self, runner: Runner) -> Runner:
         """The first rank's runner, with which the others run the same."""

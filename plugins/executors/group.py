@@ -21,6 +21,7 @@ from maxserve.interfaces.errors import SettingsError
 from maxserve.loading import Shard
 from maxserve.plugins.executors.process_group import file_store, process_group
 from maxserve.plugins.executors.steps import (
+    Beside,
     Frame,
     LeadingRunner,
     SharedPlan,
@@ -29,10 +30,13 @@ from maxserve.plugins.executors.steps import (
     encode_end,
     encode_plan,
     follow,
+    lent,
+    table_of,
 )
 
 if TYPE_CHECKING:
     from maxserve.interfaces.adapter import AdapterSlots
+    from maxserve.interfaces.architecture import Model
     from maxserve.interfaces.memory import PlannedMemory
     from maxserve.interfaces.runner import Runner
     from maxserve.runtime import Rank
@@ -49,7 +53,7 @@ class LocalGroup:
         self._context = zmq.Context[zmq.Socket[bytes]]()
         self._steps: list[zmq.Socket[bytes]] = []
         self._sending = threading.Lock()
-        self._take: Callable[[int, bytes], None] | None = None  # an adapter that the first rank has
+        self._beside = Beside()
         self.leads = rank.number == 0
         if self.leads:
             for address in rank.steps:
@@ -78,7 +82,14 @@ class LocalGroup:
         if self.leads:
             adapters.lead(lambda slot, data: self.send(encode_adapter(slot, data)))
         else:
-            self._take = adapters.follow()
+            self._beside.take = adapters.follow()
+
+    def lend(self, model: Model) -> Model:
+        """The model as the first rank's drafter calls it."""
+        if self.leads:
+            return lent(model, self)
+        self._beside.embed = table_of(model)
+        return model
 
     # --- of the first rank ------------------------------------------------------------------------------------------
 
@@ -106,7 +117,7 @@ class LocalGroup:
 
     def follow(self, runner: Runner) -> None:
         """Runs what the first rank sends; returns when that has come to its end."""
-        follow(runner, self._receive, self._take)
+        follow(runner, self._receive, self._beside)
 
     def close(self) -> None:
         """Lets the others end, if this is the first."""

@@ -14,19 +14,22 @@ import numpy as np
 import torch
 
 from maxserve.adapters import rows_by_slot
+from maxserve.interfaces.architecture import SharesEmbedding
 from maxserve.interfaces.inputs import StepInputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from maxserve.interfaces.architecture import Model
     from maxserve.interfaces.inputs import AdapterRows
     from maxserve.interfaces.memory import PlannedMemory
     from maxserve.interfaces.runner import ModelOutput, Runner
+    from maxserve.interfaces.step_context import StepContext
 
 
 Array: TypeAlias = "NDArray[Any]"
 Frame = bytes  # of a message
-Kind: TypeAlias = Literal["plan", "run", "logits", "adapter", "end"]
+Kind: TypeAlias = Literal["plan", "run", "logits", "embed", "adapter", "end"]
 NO_SLOTS: Array = np.zeros(0, dtype=np.int64)
 T = TypeVar("T")
 
@@ -77,24 +80,75 @@ class LeadingRunner:
 
     def run(self, inputs: StepInputs) -> ModelOutput:
         self._followers.send(encode_inputs(inputs))
-        return self._met(lambda: self._runner.run(inputs))
+        return met(self._followers, lambda: self._runner.run(inputs))
 
     def logits(self, hidden: torch.Tensor, *slots: Any) -> torch.Tensor:
         """`slots` are those of the rows' adapters, where there are adapters."""
         self._followers.send(_message("logits", [_on_host(hidden), *(NO_SLOTS if s is None else s for s in slots)]))
-        return self._met(lambda: self._runner.logits(hidden, *slots))
-
-    def _met(self, compute: Callable[[], T]) -> T:
-        try:
-            return compute()
-        except Exception as error:
-            self._followers.fail(error)
+        return met(self._followers, lambda: self._runner.logits(hidden, *slots))
 
 
-def follow(
-    runner: Runner, receive: Callable[[], Sequence[bytes]], take: Callable[[int, bytes], None] | None = None
-) -> None:
-    """Computes what the first rank sends, until that is the end; `take` is given adapters, with their slots."""
+def met(followers: Followers, compute: Callable[[], T]) -> T:
+    """What the first rank computes with the others."""
+    try:
+        return compute()
+    except Exception as error:
+        followers.fail(error)
+
+
+class LentModel:
+    """The first rank's model as its drafter calls it: SharesEmbedding where that does, but has no head of its own."""
+
+    def __init__(self, model: Model, followers: Followers) -> None:
+        self._model, self._followers = model, followers
+
+    def prepare(self) -> None:
+        self._model.prepare()
+
+    def forward(self, step: StepContext) -> torch.Tensor:
+        raise NotImplementedError("steps of the model are its runner's")
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self._followers.send(_message("logits", [_on_host(hidden)]))
+        return met(self._followers, lambda: self._model.logits(hidden))
+
+
+class LentTable(LentModel):
+    """The same of a model that SharesEmbedding."""
+
+    def __init__(self, model: Model, followers: Followers, embed: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(model, followers)
+        self._embed = embed
+
+    def get_input_embeddings(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return self._rows
+
+    def _rows(self, ids: torch.Tensor) -> torch.Tensor:
+        self._followers.send(_message("embed", [_on_host(ids)]))
+        return met(self._followers, lambda: self._embed(ids))
+
+
+def lent(model: Model, followers: Followers) -> LentModel:
+    embed = table_of(model)
+    return LentModel(model, followers) if embed is None else LentTable(model, followers, embed)
+
+
+def table_of(model: Model) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What makes rows of token ids."""
+    return model.get_input_embeddings() if isinstance(model, SharesEmbedding) else None
+
+
+class Beside(msgspec.Struct, kw_only=True):
+    """What a rank computes beside steps: rows of its part of the table, and adapters that it is given."""
+
+    embed: Callable[[torch.Tensor], torch.Tensor] | None = None
+    take: Callable[[int, bytes], None] | None = None
+
+
+@torch.inference_mode()
+def follow(runner: Runner, receive: Callable[[], Sequence[bytes]], beside: Beside | None = None) -> None:
+    """Computes what the first rank sends, until that is the end."""
+    beside = beside or Beside()
     while True:
         header, *arrays = receive()
         read = msgspec.msgpack.decode(header, type=Header)
@@ -104,8 +158,11 @@ def follow(
         if read.kind == "run":
             runner.run(decode_inputs(found))
         elif read.kind == "adapter":
-            assert take is not None, "this rank serves no adapters"
-            take(int(found[0][0]), found[1].tobytes())
+            assert beside.take is not None, "this rank serves no adapters"
+            beside.take(int(found[0][0]), found[1].tobytes())
+        elif read.kind == "embed":
+            assert beside.embed is not None, "this rank's model has no table that it shares"
+            beside.embed(torch.from_numpy(found[0]))
         else:
             runner.logits(torch.from_numpy(found[0]), *found[1:])
 

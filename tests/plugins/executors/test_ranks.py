@@ -21,6 +21,7 @@ from maxserve.core.interfaces.runner import ModelOutput
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.cache import memory_plan
 from maxserve.plugins.executors.steps import (
+    Beside,
     LeadingRunner,
     SharedPlan,
     decode_plan,
@@ -122,7 +123,7 @@ def test_followers_get_the_slots_of_rows_that_have_adapters() -> None:
     LeadingRunner(leader, leader).logits(torch.zeros(2, 2), np.array([0, 3]))
     taken: list[tuple[int, bytes]] = []
     messages = iter([*leader.sent, encode_adapter(3, b"factors"), encode_end()])
-    follow(follower, lambda: next(messages), lambda slot, data: taken.append((slot, data)))
+    follow(follower, lambda: next(messages), Beside(take=lambda slot, data: taken.append((slot, data))))
     found, due = follower.ran[0].adapter_rows, inputs.adapter_rows
     assert found is not None
     assert due is not None
@@ -250,7 +251,6 @@ def test_where_pages_are_short(model_folder: Callable[..., Path], host: Any, mon
 
 
 REFUSED: dict[str, Any] = {
-    "speculative_method": "ngram",
     "enable_kvcache_swapping_to_host": True,
     "layer_compiler": "native",
 }
