@@ -63,6 +63,8 @@ def build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
             "layers; build a GroupedCache, or do not declare them"
         )
     _check_storage(target, loaded, cache)
+    if target.group is not None and plan.host_pages:
+        target.group.mirror(cache)
     if target.group is None or target.group.leads:  # other ranks store what the first decides
         target.host.cache_built(cache, context)
     return cache

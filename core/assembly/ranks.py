@@ -22,8 +22,6 @@ def validate_shared(settings: Settings, host: Host, files: ModelFiles) -> None:
     refused = {
         f"{ranks}: architecture {architecture.name!r} does not say that ranks can share it (tensor_parallel); name one "
         "device": not architecture.tensor_parallel,
-        f"--enable-kvcache-swapping-to-host does not go with {ranks} yet: only the first rank would keep copies; leave "
-        "it out, or name one device": settings.kv_cache.enable_kvcache_swapping_to_host,
         f"--layer-compiler {compiler} does not go with {ranks}: ranks meet within each layer, which then runs as it is "
         "written; leave it out, or name one device": compiler not in COMPILERS,
     }

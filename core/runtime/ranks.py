@@ -12,6 +12,7 @@ from maxserve.core.interfaces.executor import LOCAL_GROUP
 if TYPE_CHECKING:
     from maxserve.core.interfaces.adapter import AdapterSlots
     from maxserve.core.interfaces.architecture import Model
+    from maxserve.core.interfaces.cache import Cache
     from maxserve.core.interfaces.memory import PlannedMemory
     from maxserve.core.interfaces.runner import Runner
     from maxserve.core.loading.shard import Shard
@@ -48,6 +49,9 @@ class RankGroup(Protocol):
 
     def adapt(self, adapters: AdapterSlots) -> None:
         """Has all ranks hold the adapters that the first one has in its slots; SettingsError for a kind that cannot."""
+
+    def mirror(self, cache: Cache) -> None:
+        """Has all ranks copy pages to host memory and back as the first does; SettingsError for a cache that cannot."""
 
     def lend(self, model: Model) -> Model:
         """The model as a drafter of the first rank calls it beside steps: what ranks share is computed by all."""

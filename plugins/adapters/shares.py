@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from maxserve.interfaces.adapter import Projection
-from maxserve.plugins.weights.shards import Layout, Shared, layout_of
-from maxserve.weights import Shard
+from maxserve.weights import Layout, Shard, Shared, layout_of
 
 Tell: TypeAlias = Callable[[int, bytes], None]
 """Has the other ranks place an adapter, as its table has encoded it, in a slot."""

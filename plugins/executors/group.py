@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 import torch
 import zmq
@@ -27,6 +27,7 @@ from maxserve.plugins.executors.steps import (
     SharedPlan,
     decode_plan,
     encode_adapter,
+    encode_copies,
     encode_end,
     encode_plan,
     follow,
@@ -37,9 +38,26 @@ from maxserve.plugins.executors.steps import (
 if TYPE_CHECKING:
     from maxserve.interfaces.adapter import AdapterSlots
     from maxserve.interfaces.architecture import Model
+    from maxserve.interfaces.cache import Cache
     from maxserve.interfaces.memory import PlannedMemory
     from maxserve.interfaces.runner import Runner
     from maxserve.runtime import Rank
+
+
+Copy: TypeAlias = Callable[[bool, Sequence[tuple[int, int]]], None]
+"""Copies pages of the device to the host, or from there: pairs of a device page and a host page."""
+
+
+@runtime_checkable
+class SharedCopies(Protocol):
+    """A Cache with copies of pages in host memory, which each rank that shares the model makes of its part."""
+
+    def lead_copies(self, tell: Copy) -> None:
+        """From now on the first rank tells of each copy, in the order in which they are made."""
+
+    def follow_copies(self) -> Copy:
+        """What makes a copy that the first rank has told of."""
+        ...
 
 
 class LocalGroup:
@@ -83,6 +101,18 @@ class LocalGroup:
             adapters.lead(lambda slot, data: self.send(encode_adapter(slot, data)))
         else:
             self._beside.take = adapters.follow()
+
+    def mirror(self, cache: Cache) -> None:
+        """Copies of pages to host memory and back are messages of the same stream."""
+        if not isinstance(cache, SharedCopies):
+            raise SettingsError(
+                f"--enable-kvcache-swapping-to-host: the copies of a {type(cache).__name__} do not go with several "
+                "ranks, which SharedCopies do; leave the option out, or name one device in --devices"
+            )
+        if self.leads:
+            cache.lead_copies(lambda to_host, pairs: self.send(encode_copies(to_host, pairs)))
+        else:
+            self._beside.copy = cache.follow_copies()
 
     def lend(self, model: Model) -> Model:
         """The model as the first rank's drafter calls it."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "NDArray[Any]"
 Frame = bytes  # of a message
-Kind: TypeAlias = Literal["plan", "run", "logits", "embed", "adapter", "end"]
+Kind: TypeAlias = Literal["plan", "run", "logits", "embed", "adapter", "copies", "end"]
 NO_SLOTS: Array = np.zeros(0, dtype=np.int64)
 T = TypeVar("T")
 
@@ -139,10 +139,11 @@ def table_of(model: Model) -> Callable[[torch.Tensor], torch.Tensor] | None:
 
 
 class Beside(msgspec.Struct, kw_only=True):
-    """What a rank computes beside steps: rows of its part of the table, and adapters that it is given."""
+    """What a rank does beside steps: rows of its part of the table, adapters that it is given, copies of pages."""
 
     embed: Callable[[torch.Tensor], torch.Tensor] | None = None
     take: Callable[[int, bytes], None] | None = None
+    copy: Callable[[bool, Sequence[tuple[int, int]]], None] | None = None
 
 
 @torch.inference_mode()
@@ -160,6 +161,9 @@ def follow(runner: Runner, receive: Callable[[], Sequence[bytes]], beside: Besid
         elif read.kind == "adapter":
             assert beside.take is not None, "this rank serves no adapters"
             beside.take(int(found[0][0]), found[1].tobytes())
+        elif read.kind == "copies":
+            assert beside.copy is not None, "this rank keeps no copies"
+            beside.copy(bool(found[0][0]), [(int(page), int(kept)) for page, kept in found[1]])
         elif read.kind == "embed":
             assert beside.embed is not None, "this rank's model has no table that it shares"
             beside.embed(torch.from_numpy(found[0]))
@@ -215,6 +219,10 @@ def decode_plan(frames: Sequence[bytes]) -> SharedPlan:
 
 def encode_adapter(slot: int, data: bytes) -> list[Frame]:
     return _message("adapter", [np.array([slot]), np.frombuffer(data, dtype=np.uint8)])
+
+
+def encode_copies(to_host: bool, pairs: Sequence[tuple[int, int]]) -> list[Frame]:
+    return _message("copies", [np.array([to_host]), np.array(pairs, dtype=np.int64)])
 
 
 def encode_end() -> list[Frame]:

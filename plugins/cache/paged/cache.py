@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from maxserve.interfaces.cache import CacheContext, CacheListener, CacheSizes, KVLayer, NodeOrder
 from maxserve.interfaces.errors import SettingsError
+from maxserve.plugins.cache.paged.copies import Copy
 from maxserve.plugins.cache.paged.holds import Hold
 from maxserve.plugins.cache.paged.host import HostTier
 from maxserve.plugins.cache.paged.pending import PendingPrefixes
@@ -82,6 +83,16 @@ class PagedCache:
         self._tree.listeners += (listener,)
         if self._host is not None:
             self._host.listen(listener)
+
+    def lead_copies(self, tell: Copy) -> None:
+        """Of ranks that share a model: tells of each copy that is made."""
+        assert self._host is not None, "only a host tier copies pages"
+        self._host.copies.tell = tell
+
+    def follow_copies(self) -> Copy:
+        """Makes those of another rank."""
+        assert self._host is not None, "only a host tier copies pages"
+        return self._host.copies.copy
 
     def peek(self, tokens: NDArray[np.int64], salt: str) -> int:
         """How many leading tokens `open` would find; claims nothing."""

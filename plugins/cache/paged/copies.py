@@ -7,8 +7,8 @@ submitted after them sees them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from maxserve.interfaces.cache import CacheContext, KVLayer
 from maxserve.plugins.cache.paged.storage import untouched
@@ -20,6 +20,7 @@ BLOCK = 1 << 30  # bytes; torch rounds each piece of pinned memory up to a power
 TOGETHER = 8  # pages; what a copy gathers in between is bounded by that
 
 Pairs = Sequence[tuple[int, int]]  # (device page, host page)
+Copy: TypeAlias = Callable[[bool, Pairs], None]  # pages, to the host or from there
 
 
 class PageCopies:
@@ -40,11 +41,21 @@ class PageCopies:
         self._stream = torch.cuda.Stream(context.device) if cuda else None  # type: ignore[no-untyped-call]
         self._copied: torch.Event | None = None  # the last copies to the host; None when there is nothing to wait for
         self._blocks, self._per_block = _blocks(context, sum(self._widths))
+        self.tell: Copy | None = None  # other ranks that share the model, of each copy
+
+    def copy(self, to_host: bool, pairs: Pairs) -> None:
+        """What another one has told."""
+        if to_host:
+            self.save(pairs)
+        else:
+            self.load(pairs)
 
     def save(self, pairs: Pairs) -> None:
         """Copies device pages, as the steps submitted so far leave them, to the host."""
         if not self._parts or not pairs:
             return
+        if self.tell is not None:
+            self.tell(True, pairs)
         if self._stream is None:
             self._save(pairs)
             return
@@ -61,6 +72,8 @@ class PageCopies:
             return
         import torch
 
+        if self.tell is not None:
+            self.tell(False, pairs)
         self.settle()
         for some in _chunks(pairs):
             staged = torch.empty((len(some), sum(self._widths)), dtype=torch.uint8, device=self._device)

@@ -23,7 +23,7 @@ class HostTier:
         self._width = width
         self._tree = PrefixTree(policy, "host")
         self._free = list(reversed(range(self.total)))
-        self._copies = PageCopies(context, layers)
+        self.copies = PageCopies(context, layers)
 
     @property
     def cached(self) -> int:
@@ -50,7 +50,7 @@ class HostTier:
     def read(self, copies: Sequence[Entry], pages: Sequence[int]) -> None:
         """Fills the device's `pages`."""
         self.hits += len(pages)
-        self._copies.load([(page, copy.page) for page, copy in zip(pages, copies, strict=True)])
+        self.copies.load([(page, copy.page) for page, copy in zip(pages, copies, strict=True)])
 
     def write(self, tokens: bytes, owner: Owner, pages: Sequence[int]) -> None:
         """Copies those of the device's `pages`, which hold `tokens`, that are not here yet, as far as there is room."""
@@ -70,11 +70,11 @@ class HostTier:
             node = tree.add(node, key, page, end, owner)
             pairs.append((pages[index], page))
         tree.release(node)
-        self._copies.save(pairs)
+        self.copies.save(pairs)
 
     def settle(self) -> None:
         """Call before pages of the device are given to others: copies under way still read them."""
-        self._copies.settle()
+        self.copies.settle()
 
     def reset(self) -> None:
         """Forgets everything."""

@@ -70,7 +70,7 @@ def test_pages_span_several_pieces_of_memory(make: Make, monkeypatch: pytest.Mon
     monkeypatch.setattr(copies, "BLOCK", 3000)
     cache = make()
     assert cache._host is not None
-    assert len(cache._host._copies._blocks) > 10
+    assert len(cache._host.copies._blocks) > 10
     test_what_was_written_comes_back_byte_for_byte(make, torch.float32)
 
 

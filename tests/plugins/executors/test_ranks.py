@@ -250,8 +250,24 @@ def test_where_pages_are_short(model_folder: Callable[..., Path], host: Any, mon
     assert preemptions > 0
 
 
+def test_copies_in_host_memory(model_folder: Callable[..., Path], host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has lost its pages is read back on all ranks, each of which has its own heads."""
+    plan = memory_plan.plan_cache
+    monkeypatch.setattr(memory_plan, "plan_cache", lambda context: replace(plan(context), pages=8, host_pages=64))
+    options = {"max_length": 112, "enable_kvcache_swapping_to_host": True, "kvcache_ce_watermark": 1.0}
+
+    def twice(served: Served) -> Any:
+        found = [outputs(served, [replace(r, id=f"{r.id} {turn}") for r in requests()]) for turn in range(2)]
+        served.engine.check()
+        return found, served.engine.stats().cache.host_hits
+
+    due, expected = twice(Served(model_folder(), host, **options))
+    found, hits = served_in_ranks(model_folder(), host, 2, twice, **options)
+    assert found == due
+    assert hits == expected > 0
+
+
 REFUSED: dict[str, Any] = {
-    "enable_kvcache_swapping_to_host": True,
     "layer_compiler": "native",
 }
 
