@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from maxserve.interfaces.adapter import Projection
-from maxserve.weights import Layout, Shard, Shared, layout_of
+from maxserve.loading import Layout, Shard, Shared, layout_of
 
 Tell: TypeAlias = Callable[[int, bytes], None]
 """Has the other ranks place an adapter, as its table has encoded it, in a slot."""

@@ -16,7 +16,7 @@ from maxserve.plugins.cpu.memory import weight_memory
 
 if TYPE_CHECKING:
     from maxserve.interfaces.inputs import AdapterRows, ExpertRows
-    from maxserve.weights import Layout
+    from maxserve.loading import Layout
 
 PANEL = 16  # columns of a panel
 INPUTS = 32  # inputs of `down` in panels are filled up to a multiple of it

@@ -28,10 +28,15 @@ if TYPE_CHECKING:
     from maxserve.plugins.adapters.bound import BoundLatentCorrection, TowerRows
     from maxserve.plugins.cache.memory_plan import NeedsRoom, activation_bytes, free_memory, size_text
     from maxserve.plugins.weights.rounded import may_be_rounded
+    from maxserve.plugins.weights.shards import Layout, Shared, Span, layout_of
     from maxserve.plugins.weights.weight_plan import Parameters, Target, locator, unwrapped
     from maxserve.plugins.weights.weights import load_weights, place_weights
 
 __all__ = [
+    "Layout",
+    "Shared",
+    "Span",
+    "layout_of",
     "may_be_rounded",
     "held_size",
     "on_meta",
@@ -89,6 +94,10 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
+        "Layout": "maxserve.plugins.weights.shards",
+        "Shared": "maxserve.plugins.weights.shards",
+        "Span": "maxserve.plugins.weights.shards",
+        "layout_of": "maxserve.plugins.weights.shards",
         "may_be_rounded": "maxserve.plugins.weights.rounded",
         "held_size": "maxserve.core.loading.quantization",
         "on_meta": "maxserve.core.loading.build",

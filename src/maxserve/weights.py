@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     from maxserve.core.loading.shard import Shard
     from maxserve.core.loading.storage import PLAIN_TYPES, LinearStorage
     from maxserve.core.loading.weight_files import OpenFiles, open_files, tensor_of
-    from maxserve.plugins.weights.shards import Layout, Shared, Span, layout_of
 
 __all__ = [
     "Checkpoint",
     "Embedding",
-    "Layout",
     "Linear",
     "LinearStorage",
     "OpenFiles",
@@ -27,11 +25,8 @@ __all__ = [
     "ReadsFile",
     "Role",
     "Shard",
-    "Shared",
-    "Span",
     "Stored",
     "StoredPart",
-    "layout_of",
     "open_files",
     "stored_weights",
     "tensor_of",
@@ -42,7 +37,6 @@ __getattr__ = exports(
     {
         "Checkpoint": "maxserve.core.loading.quantization",
         "Embedding": "maxserve.core.loading.linear",
-        "Layout": "maxserve.plugins.weights.shards",
         "Linear": "maxserve.core.loading.linear",
         "LinearStorage": "maxserve.core.loading.storage",
         "OpenFiles": "maxserve.core.loading.weight_files",
@@ -52,11 +46,8 @@ __getattr__ = exports(
         "ReadsFile": "maxserve.core.loading.quantization",
         "Role": "maxserve.core.loading.linear",
         "Shard": "maxserve.core.loading.shard",
-        "Shared": "maxserve.plugins.weights.shards",
-        "Span": "maxserve.plugins.weights.shards",
         "Stored": "maxserve.core.loading.quantization",
         "StoredPart": "maxserve.core.loading.quantization",
-        "layout_of": "maxserve.plugins.weights.shards",
         "open_files": "maxserve.core.loading.weight_files",
         "stored_weights": "maxserve.core.loading.quantization",
         "tensor_of": "maxserve.core.loading.weight_files",
