@@ -18,8 +18,8 @@ def choose_device(devices: str) -> torch.device:
         return torch.device("cpu")
     if cpu_ranks(devices) > 1:
         raise SettingsError(
-            f"--devices {devices}: only `max serve` shares a model among several, and only one that generates text; "
-            "name one device"
+            f"--devices {devices}: a model can be shared among several devices only where it generates text, by `max "
+            "serve` or LLM; name one device"
         )
     _, _, number = devices.partition(":")
     index = int(number or 0)

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import finalize
 
+from maxserve._own_ranks import own_ranks
 from maxserve.core.assembly.assemble import build_engine
 from maxserve.core.assembly.params import request_params
 from maxserve.core.config import Settings, check_sections, resolve, resolve_plugins
@@ -151,8 +153,20 @@ class LLM:
     def _built(self) -> Engine | EncoderEngine:
         files = self._files  # first: it settles the settings
         if files.task == TEXT:
-            return build_engine(self.settings, self.host, files, progress=self._progress)
+            return self._generating(files)
         return build_encoder(engine_context(self.settings, self.host, files, self._progress))
+
+    def _generating(self, files: ModelFiles) -> Engine:
+        """An engine of this process, or of several that share the model until this object is gone."""
+        ranks = own_ranks(self.settings, self.host, files)
+        if ranks is None:
+            return build_engine(self.settings, self.host, files, progress=self._progress)
+        finalize(self, ranks.close)
+        try:
+            return build_engine(self.settings, self.host, files, progress=self._progress, group=ranks.group)
+        except BaseException:
+            ranks.close()
+            raise
 
     @property
     def _engine(self) -> Engine:

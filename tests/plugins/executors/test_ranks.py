@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
+from maxserve import LLM
 from maxserve.adapters import rows_by_slot
 from maxserve.core.assembly.ranks import validate_shared
 from maxserve.core.interfaces.cache import CacheLayer
-from maxserve.core.interfaces.errors import ModelError, SettingsError
+from maxserve.core.interfaces.errors import EngineError, ModelError, SettingsError
 from maxserve.core.interfaces.inputs import StepInputs
 from maxserve.core.interfaces.request import Output, Request, SamplingParams
 from maxserve.core.interfaces.runner import ModelOutput
@@ -285,7 +288,7 @@ def test_heads_that_ranks_cannot_share_are_named(model_folder: Callable[..., Pat
 
 
 def test_a_model_is_shared_by_a_server_only(model_folder: Callable[..., Path], host: Any) -> None:
-    with pytest.raises(SettingsError, match="--devices cpu:0,1: only `max serve` shares a model"):
+    with pytest.raises(SettingsError, match="--devices cpu:0,1: a model can be shared among several devices"):
         Served(model_folder(), host, devices="cpu:0,1")
 
 
@@ -293,3 +296,35 @@ def test_an_architecture_must_say_that_ranks_can_share_it(tmp_path: Path, host: 
     settings, files = served_settings(written("GPT2LMHeadModel", tmp_path), host, devices="cpu:0,1")
     with pytest.raises(SettingsError, match="does not say that ranks can share it"):
         validate_shared(settings, host, files)
+
+
+# --- of a program -----------------------------------------------------------------------------------------------------
+
+
+def test_a_program_shares_a_model_with_processes_of_its_own(model_folder: Callable[..., Path]) -> None:
+    """Which end with the object, however many threads there were."""
+    prompts = ["the quick brown fox", "a page"]
+    options: Any = {"max_tokens": 24, "ignore_eos": True, "seed": 3, "temperature": 0.8}
+    due = [each.text for each in LLM(str(model_folder()), devices="cpu", max_batch_size=4).generate(prompts, **options)]
+    llm = LLM(str(model_folder()), devices="cpu:0,1", max_batch_size=4, speculative_method="ngram")
+    children = [each for each in psutil.Process().children() if "runtime.worker" in " ".join(each.cmdline())]
+    assert len(children) == 1
+    assert [each.text for each in llm.generate(prompts, **options)] == due
+    del llm
+    gc.collect()
+    assert not psutil.wait_procs(children, timeout=5)[1]
+
+
+def test_a_program_hears_of_a_rank_that_is_gone(model_folder: Callable[..., Path]) -> None:
+    llm = LLM(str(model_folder()), devices="cpu:0,1", max_batch_size=4)
+    (child,) = [each for each in psutil.Process().children() if "runtime.worker" in " ".join(each.cmdline())]
+    child.kill()
+    child.wait(5)
+    with pytest.raises(EngineError, match="the processes that share the model are ended: rank 1 of the worker"):
+        llm.generate(["the quick brown fox"], max_tokens=24, ignore_eos=True)
+
+
+def test_what_a_program_cannot_share_is_named(model_folder: Callable[..., Path]) -> None:
+    with pytest.raises(ModelError, match="the model has 4 attention heads, which 3 ranks cannot share equally"):
+        LLM(str(model_folder()), devices="cpu:0,1,2")
+    assert not [each for each in psutil.Process().children() if "runtime.worker" in " ".join(each.cmdline())]
