@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from maxserve import interfaces
 from maxserve.plugins import BUILTINS
+from tests.meta.parsed import parsed
 
 HEAVY = {
     "pytest",
@@ -49,13 +49,10 @@ LIGHT = [
 
 def imported(file: Path) -> Iterator[str]:
     """Every module that a file imports anywhere, `from x import y` also as x.y."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: imports are absolute"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for module, name in parsed(file).imports:
+        yield module
+        if name:
+            yield f"{module}.{name}"
 
 
 def within(module: str, packages: tuple[str, ...]) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import statistics
 from pathlib import Path
+
+from tests.meta.parsed import parsed
 
 MEDIAN_FUNCTION = 10
 NINE_OF_TEN_FUNCTIONS = 30
@@ -14,12 +15,7 @@ BAD_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "manager"}
 
 
 def lines_of_functions(sources: list[Path]) -> list[int]:
-    return sorted(
-        (node.end_lineno or node.lineno) - node.lineno + 1
-        for file in sources
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
+    return sorted(lines for file in sources for lines in parsed(file).functions)
 
 
 def test_most_functions_are_short(sources: list[Path]) -> None:
@@ -30,17 +26,8 @@ def test_most_functions_are_short(sources: list[Path]) -> None:
 
 def lines_of_code(file: Path) -> int:
     """Without docstrings, comments and blank lines."""
-    text = file.read_text(encoding="utf-8")
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    said = {
-        line
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, documented)
-        for each in node.body
-        if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) and isinstance(each.value.value, str)
-        for line in range(each.lineno, (each.end_lineno or each.lineno) + 1)
-    }
-    lines = enumerate((line.strip() for line in text.splitlines()), start=1)
+    lines = enumerate((line.strip() for line in file.read_text(encoding="utf-8").splitlines()), start=1)
+    said = parsed(file).said
     return sum(number not in said and bool(line) and not line.startswith("#") for number, line in lines)
 
 
@@ -62,12 +49,8 @@ def test_the_core_is_small(packages: dict[str, Path]) -> None:
 
 
 def test_every_module_says_what_it_is(sources: list[Path]) -> None:
-    silent = [str(file) for file in sources if file.stat().st_size and not _docstring(file)]
+    silent = [str(file) for file in sources if file.stat().st_size and not parsed(file).docstring]
     assert silent == []
-
-
-def _docstring(file: Path) -> str | None:
-    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
 
 
 def test_no_file_is_called_after_nothing(sources: list[Path]) -> None:
@@ -75,10 +58,9 @@ def test_no_file_is_called_after_nothing(sources: list[Path]) -> None:
 
 
 def test_annotations_are_lazy_everywhere(sources: list[Path]) -> None:
-    guilty = []
-    for file in sources:
-        text = file.read_text(encoding="utf-8")
-        only_docstring = len(ast.parse(text).body) <= 1
-        if not only_docstring and "from __future__ import annotations" not in text:
-            guilty.append(str(file))
+    guilty = [
+        str(file)
+        for file in sources
+        if parsed(file).statements > 1 and ("__future__", "annotations") not in parsed(file).imports
+    ]
     assert guilty == []

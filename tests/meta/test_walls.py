@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -12,6 +11,7 @@ import pytest
 
 from maxserve.core import hookspecs
 from maxserve.core.registry.kinds import KINDS
+from tests.meta.parsed import parsed
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = ("maxserve.interfaces", "maxserve.layers", "maxserve.http", "maxserve.text", "maxserve.loading")
@@ -42,19 +42,15 @@ def modules(packages: dict[str, Path]) -> dict[str, Path]:
     return found
 
 
-def imports(name: str, file: Path, modules: dict[str, Path]) -> Iterator[str]:
-    """The modules that a module imports, for types as well."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in modules else node.module
+def imports(file: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """The modules that a file imports, for types as well."""
+    for module, name in parsed(file).imports:
+        inner = f"{module}.{name}"
+        yield inner if inner in modules else module
 
 
 def test_no_import_goes_in_a_circle(modules: dict[str, Path]) -> None:
-    graph = {name: {each for each in imports(name, file, modules) if each != name} for name, file in modules.items()}
+    graph = {name: {each for each in imports(file, modules) if each != name} for name, file in modules.items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -71,7 +67,7 @@ def test_plugins_import_public_names_only(modules: dict[str, Path]) -> None:
         f"{name}: {module}"
         for name, file in modules.items()
         if name.split(".")[1:2] and name.split(".")[1] in OWN
-        for module in imports(name, file, modules)
+        for module in imports(file, modules)
         if module.startswith("maxserve") and not _public(module, (*PUBLIC, *PUBLIC_TOO, *OF_PLUGINS, *OWN.values()))
     ]
     assert guilty == []
@@ -84,7 +80,7 @@ def test_plugins_use_of_others_what_the_page_lists(modules: dict[str, Path]) -> 
         (name, module)
         for name, file in modules.items()
         if name.startswith("maxserve.plugins.")
-        for module in imports(name, file, modules)
+        for module in imports(file, modules)
         if module.startswith("maxserve.plugins.") and module.split(".")[2] != name.split(".")[2]
     }
     assert listed
@@ -99,7 +95,7 @@ def test_interfaces_know_no_host_and_no_settings(modules: dict[str, Path]) -> No
         f"{name}: {module}"
         for name, file in modules.items()
         if name.startswith("maxserve.core.interfaces.")
-        for module in imports(name, file, modules)
+        for module in imports(file, modules)
         if module.startswith(hidden)
     ]
     assert guilty == []
@@ -111,7 +107,7 @@ def test_the_step_loop_knows_no_settings_no_plugins_and_no_files(modules: dict[s
         f"{name}: {module}"
         for name, file in modules.items()
         if name.startswith("maxserve.core.engine.")
-        for module in imports(name, file, modules)
+        for module in imports(file, modules)
         if module.startswith("maxserve") and not _public(module, ("maxserve.core.engine", "maxserve.core.interfaces"))
     ]
     assert guilty == []

@@ -20,13 +20,14 @@ from maxserve import LinearMethod, hookimpl
 from maxserve.core.registry.protocol import Host
 from maxserve.interfaces.codes import Codes, CodesLayout
 from maxserve.interfaces.errors import ModelError, Unavailable
-from maxserve.interfaces.linear import LinearContext
+from maxserve.interfaces.linear import BuiltLinearMethod, LinearContext
 from maxserve.plugins.cuda.codes import StoredCodes
 from maxserve.plugins.cuda.float8 import Float8Rows
 from maxserve.plugins.cuda.linear import FEW, DeviceCodes, Kernels, TritonMethod
 from maxserve.testing import LinearMethodChecks
 from maxserve.testing.architecture import ArchitectureChecks, randomised
 from maxserve.testing.codes import CODES, random_codes
+from maxserve.testing.linear import CODE_SIZES
 from maxserve.testing.served import Served
 from maxserve.testing.tiny_configs import tiny_config
 
@@ -37,6 +38,18 @@ FEW_ROWS = (1, 17, FEW, FEW + 1)
 class TestTriton(LinearMethodChecks):
     method = "triton"
     row_independent = False  # from some number of rows on, torch multiplies
+
+    @pytest.mark.parametrize(
+        ("kind", "size"),
+        [(kind, size) for kind in CODES for size in CODE_SIZES[:-1]]
+        + [(kind, CODE_SIZES[-1]) for kind in ("4 bits", "5 bits in groups of 16", "6 bits in blocks")],
+        ids=str,
+    )
+    def test_codes_are_multiplied_as_what_they_mean(
+        self, built: BuiltLinearMethod, kind: str, size: tuple[int, int]
+    ) -> None:
+        """The interpreter takes seconds for the largest; all kinds meet several blocks in test_products_in_16_bits."""
+        super().test_codes_are_multiplied_as_what_they_mean(built, kind, size)
 
 
 def method(compute: torch.dtype, device: torch.device = CPU) -> TritonMethod:
