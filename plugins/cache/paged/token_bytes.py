@@ -27,9 +27,13 @@ class TokenBytes:
         self._parts = [tensor.view(torch.uint8).flatten(2) for tensor in tensors]  # [pages, page size, bytes] each
         self.token_bytes = sum(part.shape[2] for part in self._parts)
         self._page_size = context.page_size
+        self._on_cpu = context.device.type == "cpu"  # where numpy copies, which needs no other threads to meet
 
     def read(self, pages: Sequence[int], start: int, stop: int) -> bytes:
         """Tokens `start` to `stop` of those on `pages`."""
+        if self._on_cpu:
+            own = list(pages)
+            return b"".join(part.numpy()[own].reshape(-1, part.shape[2])[start:stop].tobytes() for part in self._parts)
         index = self._index(pages)
         return b"".join(
             part.index_select(0, index).flatten(0, 1)[start:stop].cpu().contiguous().numpy().tobytes()
@@ -45,8 +49,11 @@ class TokenBytes:
         raw = np.frombuffer(bytearray(data), dtype=np.uint8)
         for part in self._parts:
             width = part.shape[2]
-            own = torch.from_numpy(raw[at + skip * width : at + tokens * width]).to(part.device)
-            part.index_copy_(0, index, own.view(len(pages), self._page_size, width))
+            own = raw[at + skip * width : at + tokens * width].reshape(len(pages), self._page_size, width)
+            if self._on_cpu:
+                part.numpy()[list(pages)] = own
+            else:
+                part.index_copy_(0, index, torch.from_numpy(own).to(part.device))
             at += tokens * width
 
     def _index(self, pages: Sequence[int]) -> torch.Tensor:
