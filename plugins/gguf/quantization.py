@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class GgufQuantization:
-    """A BuiltQuantizationFormat that NamesEncodings, HasCodes, Rounds and WritesFiles."""
+    """A BuiltQuantizationFormat that NamesEncodings, HasCodes, HasRows, Rounds and WritesFiles."""
 
     dtype = "BF16"
     suffix = ".gguf"
@@ -49,6 +49,9 @@ class GgufQuantization:
 
         ((type, rows),) = tensors.items()
         return READERS[type](rows)
+
+    def rows(self, tensors: Mapping[str, torch.Tensor], first: int, last: int) -> Mapping[str, torch.Tensor]:
+        return {type: rows[first:last] for type, rows in tensors.items()}
 
     def rounded_tensors(self, outputs: int, inputs: int) -> Mapping[str, TensorInfo]:
         type = rounded_type(self.encoding, inputs)

@@ -16,6 +16,7 @@ from maxserve.weights import Part, Role, Shard
 
 if TYPE_CHECKING:
     from maxserve.interfaces.codes import Codes, CodesLayout
+    from maxserve.interfaces.quantization import HasCodes
 
 
 @runtime_checkable
@@ -135,11 +136,27 @@ def cut_layout(layout: CodesLayout, inputs: tuple[int, int] | None) -> CodesLayo
     return layout if inputs is None else replace(layout, group=cut_group(layout.group, *inputs))
 
 
-def cut_codes(codes: Codes, read: Read) -> Codes:
-    """What is taken of the codes, the same numbers."""
+@runtime_checkable
+class HasRows(Protocol):
+    """A BuiltQuantizationFormat that HasCodes and can leave rows of a weight unread."""
+
+    def rows(self, tensors: Mapping[str, Tensor], first: int, last: int) -> Mapping[str, Tensor]:
+        """The tensors, by role, of rows from `first` to before `last`."""
+        ...
+
+
+def codes_of(format: HasCodes, tensors: Mapping[str, Tensor], read: Read) -> Codes:
+    """What is taken of the codes of these tensors, the same numbers."""
+    first, last = read.rows or (0, read.shape[-2])
     for axis, start, stop in read.taken:
-        codes = codes.rows(start, stop) if axis == -2 else inputs_of(codes, start, stop)
-    return codes
+        first, last = (first + start, first + stop) if axis == -2 else (first, last)
+    if isinstance(format, HasRows):
+        codes = format.codes(format.rows(tensors, first, last))
+    else:
+        codes = format.codes(tensors)
+        codes = codes if (first, last) == (0, len(codes.codes)) else codes.rows(first, last)
+    inputs = next(((start, stop) for axis, start, stop in read.taken if axis == -1), None)
+    return codes if inputs is None else inputs_of(codes, *inputs)
 
 
 def inputs_of(codes: Codes, start: int, stop: int) -> Codes:

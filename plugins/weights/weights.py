@@ -31,7 +31,7 @@ from maxserve.interfaces.linear import (
 from maxserve.interfaces.progress import Progress
 from maxserve.interfaces.quantization import BuiltQuantizationFormat, HasCodes, Unpacks
 from maxserve.plugins.weights.rounded import RoundedExperts, RoundedLinear, may_be_rounded, rounded
-from maxserve.plugins.weights.shards import cut_codes, cut_layout, layouts
+from maxserve.plugins.weights.shards import codes_of, cut_layout, layouts
 from maxserve.plugins.weights.weight_plan import Parameters, Read, plan_reads
 from maxserve.weights import (
     PLAIN_TYPES,
@@ -545,14 +545,11 @@ class _Loaded:
         """Takes one quantized weight, or a stack of them."""
         assert isinstance(format, HasCodes), "only codes are taken so"
         if read.target in self._codes:
-            codes = format.codes(parts)
-            codes = codes if read.rows is None else codes.rows(*read.rows)
-            self._codes[read.target].load_codes(cut_codes(codes, read), read.offset or 0)
+            self._codes[read.target].load_codes(codes_of(format, parts, read), read.offset or 0)
             return
         entries = _entries(read, parts) if len(read.shape) == 3 else iter(((read.entry or 0, parts),))
         for entry, own in entries:
-            codes = cut_codes(format.codes(own), read)
-            self._expert_codes[read.target].load_codes(entry, codes, read.offset or 0)
+            self._expert_codes[read.target].load_codes(entry, codes_of(format, own, read), read.offset or 0)
 
     def _create_experts(self, name: str, module: ExpertLayer, storage: LinearStorage, reads: Sequence[Read]) -> None:
         """Makes room for the weights of one projection of all experts, if the method stores such."""

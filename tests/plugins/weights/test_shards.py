@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from maxserve.core.interfaces.errors import ModelError
 from maxserve.core.interfaces.linear import LinearContext
 from maxserve.core.loading.linear import Embedding, Linear, Part
 from maxserve.core.loading.progress import NullProgress
-from maxserve.core.loading.quantization import quantization_of
+from maxserve.core.loading.quantization import quantization_of, rounding_to
 from maxserve.core.loading.shard import Shard
 from maxserve.core.loading.storage import LinearStorage
 from maxserve.core.registry.host import PluginHost, PluginOptions
 from maxserve.plugins.safetensors.files import SafetensorsFile
-from maxserve.plugins.weights.shards import Shared, SharesValues, cut_layout, inputs_of, layouts
+from maxserve.plugins.weights.shards import HasRows, Shared, SharesValues, codes_of, cut_layout, inputs_of, layouts
+from maxserve.plugins.weights.weight_plan import Read
 from maxserve.plugins.weights.weights import load_weights
 from maxserve.testing.architecture import randomised
 from maxserve.testing.quantization import nibble_plugin, quantize_checkpoint
@@ -175,3 +177,16 @@ def test_codes_of_some_inputs_are_the_same_numbers(block: int, group: int, extra
     found = inputs_of(codes, start, stop)
     assert torch.equal(found.values(), codes.values()[:, start:stop])
     assert found.layout == cut_layout(codes.layout, (start, stop))
+
+
+@pytest.mark.parametrize("encoding", ["q8_0", "q4_k", "float8_e4m3fn"])
+def test_what_is_taken_of_a_quantized_tensor(host: Any, encoding: str) -> None:
+    """Of formats that can leave rows unread, and of others."""
+    rounds, weight = rounding_to(host, encoding), torch.randn(16, 512, generator=torch.Generator().manual_seed(0))
+    tensors = rounds.rounded(weight)
+    read = Read(file="", name="w", dtype="F32", shape=(8, 512), size=0, target="w", rows=(4, 12))
+    whole = rounds.codes(tensors).values()
+    assert torch.equal(codes_of(rounds, tensors, read).values(), whole[4:12])
+    part = replace(read, taken=((-2, 3, 7), (-1, 96, 352)))
+    assert torch.equal(codes_of(rounds, tensors, part).values(), whole[7:11, 96:352])
+    assert isinstance(rounds, HasRows) == (encoding != "float8_e4m3fn")
