@@ -33,8 +33,8 @@ class Fetch(msgspec.Struct, kw_only=True, eq=False):
     """A request that waits. `name` is what both sides call it; `wanted` tokens are to be there before it is admitted.
 
     `asked` tokens are there or on their way; `ready` ones can be pulled, and where that is `final` there will be no
-    more. `pieces` are on their way, by their first token, with the transport's number once they are pulled; `arrived`
-    are those that wait for one before them.
+    more. `pieces` are on their way: the token behind their last, by their first; `arrived` are those that wait for one
+    before them.
     """
 
     request: Request
@@ -170,8 +170,13 @@ class Fetches:
             fetch, start, address = self._pulls.pop(number, (None, 0, ""))
             if fetch is None or self._fetches.get(fetch.request.id) is not fetch or fetch.address != address:
                 continue
-            if data is None:
-                self._fail(fetch, "its keys and values could not be pulled", now)
+            if start not in fetch.pieces or start in fetch.arrived:
+                continue  # it was given twice
+            wanted = (fetch.pieces[start] - start) * self._cache.token_bytes
+            if data is None or len(data) != wanted:
+                found = "could not be pulled" if data is None else f"are {len(data)} bytes where {wanted} were wanted"
+                self._leave(fetch, messages.Cancel(id=fetch.name))
+                self._fail(fetch, f"its keys and values {found}", now)
                 continue
             self._send(address, messages.Taken(id=fetch.name, start=start))
             self._counts.bytes += len(data)
@@ -276,7 +281,7 @@ class Fetches:
         usable = min(fetch.ready, fetch.wanted) // size * size
         while len(fetch.pieces) < PIECES and fetch.asked < usable:
             start, fetch.asked = fetch.asked, min(fetch.asked + most, usable)
-            fetch.pieces[start] = -1
+            fetch.pieces[start] = fetch.asked
             self._send(fetch.address, messages.Pull(id=fetch.name, start=start, stop=fetch.asked))
         if fetch.final and not fetch.pieces:
             self._counts.transfers += 1
@@ -287,7 +292,6 @@ class Fetches:
     def _take(self, fetch: Fetch, link: Link, piece: messages.Piece) -> None:
         assert link.met is not None, "nothing is asked of it before"
         number = self._transport.pull(host_of(fetch.address), link.met.peer, piece.where)
-        fetch.pieces[piece.start] = number
         self._pulls[number] = fetch, piece.start, fetch.address
 
     def _store(self, fetch: Fetch, now: float) -> None:

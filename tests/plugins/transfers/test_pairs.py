@@ -473,6 +473,30 @@ def test_a_prompt_that_fails_there() -> None:
     net.end()
 
 
+@pytest.mark.parametrize("change", [-1, 1, -16, 16, None])
+def test_a_piece_of_another_size_is_refused_and_harms_nothing(
+    change: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever another server sends, the worker lives; None: nothing is there."""
+    net = Net()
+    net.serve()
+    given = Memory.poll
+
+    def damaged(self: Memory) -> list[tuple[int, bytes | None]]:
+        cut = {None: 0, -1: -1, -16: -16}.get(change)
+        return [(number, data and (data[:cut] + bytes(max(0, change or 0)))) for number, data in given(self)]
+
+    monkeypatch.setattr(Memory, "poll", damaged)
+    net.begin()
+    net.run()
+    assert "bytes where" in net.rejected["a"].message
+    monkeypatch.undo()
+    net.begin("b")
+    net.run()
+    assert set(net.rejected) == {"a"}
+    net.end()
+
+
 def test_a_cache_that_is_full_has_the_request_wait_as_others_do() -> None:
     net = Net(pages=12)
     net.serve()
