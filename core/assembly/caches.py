@@ -55,6 +55,7 @@ def build_cache(target: Target, loaded: Loaded, rows: int) -> Cache:
         soft_pages=plan.soft_pages,
         groups=loaded.groups,
         eviction_policies=_eviction_policies(target, loaded),
+        replica=target.settings.server.replica,
     )
     cache: Cache = target.host.build(target.strategy, context)
     if loaded.groups and not isinstance(cache, GroupedCache):

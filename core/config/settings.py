@@ -438,6 +438,7 @@ class ServerSettings(Section):
     headless: Annotated[
         bool, Option(server=True, negatable=False), Field(description="Start the worker without HTTP.")
     ] = False
+    replica: Annotated[int, Option(hidden=True), Field(description="Which of several replicas this is.")] = 0
     log_prefix: Annotated[
         str | None, Option(server=True), Field(description="Text in front of every log line, in every process.")
     ] = None

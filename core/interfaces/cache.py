@@ -65,7 +65,8 @@ class CacheContext(Context):
     handed out: unused prefixes shall not make the cache touch more than `soft_pages`; open rows may have all, and
     some room beside them. `groups`, what the strategy's own gave: groups of equal layers, a table each. A
     page is of one group at a time, and the n-th layers of all groups keep their parts of it in the same storage.
-    `eviction_policies` make an order each, by the names under which plugins declare them.
+    `eviction_policies` make an order each, by the names under which plugins declare them. Of several replicas of the
+    model, this is number `replica`, from 0.
     """
 
     layers: tuple[CacheLayer, ...]
@@ -81,6 +82,7 @@ class CacheContext(Context):
     soft_pages: int | None = None
     groups: tuple[CacheGroup, ...] = ()
     eviction_policies: Mapping[str, Callable[[], NodeOrder]] = field(default_factory=dict)
+    replica: int = 0
 
 
 class Cache(Protocol):

@@ -13,7 +13,6 @@ from maxserve.interfaces.cache import CacheGroup
 from maxserve.plugins.events.queue import CLEARED, STORED, Event
 
 MEDIA = {"device": "GPU", "host": "CPU"}  # what routers call the tiers, whatever the device is
-RANK = 0  # of data parallel replicas
 
 Fields: TypeAlias = dict[str, Any]  # of an event, in the order of arrays; the tag comes first
 
@@ -22,12 +21,14 @@ class Batches:
     """Encodes events in one of the forms that are about.
 
     `arrays` are those of msgspec's tagged structs, as llm-d and vLLM's own example read them. In `event-maps` the batch
-    is such an array and events are maps, as TensorRT-LLM sends them; in `maps` the batch is a map as well.
+    is such an array and events are maps, as TensorRT-LLM sends them; in `maps` the batch is a map as well. Each says of
+    which `replica` of the model it is.
     """
 
-    def __init__(self, encoding: str, page_size: int, groups: Sequence[CacheGroup]) -> None:
+    def __init__(self, encoding: str, page_size: int, groups: Sequence[CacheGroup], replica: int = 0) -> None:
         self._encoding = encoding
         self._page_size = page_size
+        self._replica = replica
         self._encoder = msgspec.msgpack.Encoder()
         # The groups that look back equally far are one for those who look for a prefix.
         self._reaches = list(dict.fromkeys((group.window, group.chunk) for group in groups))
@@ -36,10 +37,10 @@ class Batches:
         """A batch of them, neighbours of a kind as one."""
         batch: list[Any] = self._merged(events)
         if self._encoding == "maps":
-            return self._encoder.encode({"ts": time.time(), "events": batch, "data_parallel_rank": RANK})
+            return self._encoder.encode({"ts": time.time(), "events": batch, "data_parallel_rank": self._replica})
         if self._encoding == "arrays":
             batch = [list(event.values()) for event in batch]
-        return self._encoder.encode([time.time(), batch, RANK])
+        return self._encoder.encode([time.time(), batch, self._replica])
 
     def _merged(self, events: Iterable[Event]) -> list[Fields]:
         merged: list[Fields] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -31,7 +31,7 @@ class KVEventSettings:
         GENERATION,
         Field(
             description="Where events are published: an address with `*`, of ipc:// or inproc:// is bound, others are "
-            "connected to.",
+            "connected to. Replica N has a port that is higher by N.",
             min_length=1,
         ),
     ] = "tcp://*:5557"
@@ -65,10 +65,41 @@ class KVEventSettings:
     ] = "arrays"
 
 
+def of_replica(own: KVEventSettings, number: int) -> KVEventSettings:
+    """What replica `number` publishes with: as with vLLM, ports are that much higher, and other addresses say it."""
+    replay = own.replay_endpoint
+    replay = None if replay is None else _address(replay, number)
+    return replace(own, endpoint=_address(own.endpoint, number), replay_endpoint=replay)
+
+
+def is_bound(endpoint: str) -> bool:
+    """Whether it is this server's own address, and not that of a router to connect to."""
+    return "*" in endpoint or "::" in endpoint or endpoint.startswith(("ipc://", "inproc://"))
+
+
+def _address(address: str, number: int) -> str:
+    head, _, port = address.rpartition(":")
+    if number and address.startswith("tcp://") and port.isdecimal():
+        return f"{head}:{int(port) + number}"
+    return f"{address}_dp{number}" if number else address
+
+
 def check(settings: Settings, own: KVEventSettings) -> None:
-    """SettingsError for several replicas, which would all publish at one address."""
-    if own.enable_kv_cache_events and settings.model.data_parallel_degree > 1:
+    """SettingsError where the addresses of several replicas are not all different, or there are no such ports."""
+    degree = settings.model.data_parallel_degree
+    if not own.enable_kv_cache_events or degree == 1:
+        return
+    given = (own.endpoint if is_bound(own.endpoint) else None, own.replay_endpoint)
+    used = [_address(each, number) for number in range(degree) for each in given if each is not None]
+    ports = [int(each.rpartition(":")[2]) for each in used if each.startswith("tcp://") and each[-1].isdecimal()]
+    if len({*used}) < len(used) or len({*ports}) < len(ports):
         raise SettingsError(
-            f"--data-parallel-degree {settings.model.data_parallel_degree}: all replicas would publish at "
-            f"--kv-events.endpoint {own.endpoint}; leave --kv-events.enable-kv-cache-events out, or start two servers"
+            f"--data-parallel-degree {degree}: each replica has a port of its own from --kv-events.endpoint "
+            f"{own.endpoint} on, and one from --kv-events.replay-endpoint {own.replay_endpoint} on, and some are the "
+            f"same; name ports that are {degree} apart"
+        )
+    if max(ports, default=0) > 65535:
+        raise SettingsError(
+            f"--data-parallel-degree {degree}: each replica has a port of its own from --kv-events.endpoint "
+            f"{own.endpoint} on, and there is none above 65535; name a lower one"
         )

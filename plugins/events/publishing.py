@@ -14,7 +14,7 @@ import zmq
 from maxserve.interfaces.cache import Cache, CacheContext, SupportsListeners
 from maxserve.interfaces.errors import SettingsError
 from maxserve.plugins.events.batches import Batches
-from maxserve.plugins.events.options import KVEventSettings
+from maxserve.plugins.events.options import KVEventSettings, is_bound, of_replica
 from maxserve.plugins.events.queue import EventQueue
 
 log = logging.getLogger("maxserve.events")
@@ -34,7 +34,9 @@ def publish(cache: Cache, context: CacheContext) -> None:
         raise SettingsError(f"{OPTION}: no prefixes are shared (--no-enable-prefix-caching); leave one of them out")
     if not isinstance(cache, SupportsListeners):
         raise SettingsError(f"{OPTION}: the chosen --cache-strategy tells no events ({type(cache).__name__}.listen)")
-    publisher = ZmqPublisher(settings, Batches(settings.encoding, context.page_size, context.groups))
+    settings = of_replica(settings, context.replica)
+    batches = Batches(settings.encoding, context.page_size, context.groups, context.replica)
+    publisher = ZmqPublisher(settings, batches)
     cache.listen(publisher.events)
     weakref.finalize(cache, publisher.close)  # caches are not closed
     log.info("events of the cache are published at %s, unencrypted and with the tokens of prompts", settings.endpoint)
@@ -82,7 +84,7 @@ class ZmqPublisher:
         made.setsockopt(zmq.LINGER, LAST_WORDS_MS)
         made.setsockopt(zmq.IPV6, "[" in address)
         try:
-            if bind or "*" in address or "::" in address or address.startswith(("ipc://", "inproc://")):
+            if bind or is_bound(address):
                 made.bind(address)
             else:
                 made.connect(address)

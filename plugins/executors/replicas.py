@@ -23,7 +23,7 @@ def shares(devices: str, parts: int) -> tuple[str, ...]:
 
 
 def replica_settings(settings: Settings) -> list[Settings]:
-    """What each replica is started with: its part of the devices, and of the memory that those on CPUs share."""
+    """What each is started with: its number, its part of the devices, and of the memory that those on CPUs share."""
     degree = settings.model.data_parallel_degree
     if degree == 1:
         return [settings]
@@ -38,7 +38,8 @@ def replica_settings(settings: Settings) -> list[Settings]:
             update={
                 "model": settings.model.model_copy(update={"devices": devices, "data_parallel_degree": 1}),
                 "kv_cache": cache.model_copy(update=parts),
+                "server": settings.server.model_copy(update={"replica": number}),
             }
         )
-        for devices in shares(settings.model.devices, degree)
+        for number, devices in enumerate(shares(settings.model.devices, degree))
     ]

@@ -29,36 +29,39 @@ def told(
     model_folder: Callable[..., Path], serving: Callable[..., AbstractContextManager[LiveServer]], endpoint: str
 ) -> Iterator[LiveServer]:
     """A server that publishes its events."""
-    options = ("--kv-events.enable-kv-cache-events", "--kv-events.endpoint", endpoint.replace("replay", "events"))
-    options += ("--kv-events.replay-endpoint", endpoint, "--kv-events.topic", "kv@pod@tiny")
-    model = ("--model", str(model_folder()), "--served-model-name", "tiny", "--kv-cache-page-size", str(PAGE))
-    with serving(*model, *options) as server:
+    with serving(*options(model_folder(), endpoint)) as server:
         yield server
 
 
-def index(endpoint: str) -> Index:
-    """Of all events so far."""
+def options(model: Path, endpoint: str) -> tuple[str, ...]:
+    events = ("--kv-events.enable-kv-cache-events", "--kv-events.endpoint", endpoint.replace("replay", "events"))
+    events += ("--kv-events.replay-endpoint", endpoint, "--kv-events.topic", "kv@pod@tiny")
+    return ("--model", str(model), "--served-model-name", "tiny", "--kv-cache-page-size", str(PAGE), *events)
+
+
+def index(endpoint: str, replica: int = 0) -> Index:
+    """Of all events of a replica so far."""
     context, made = zmq.Context[zmq.Socket[bytes]](), Index()
     with context, context.socket(zmq.DEALER) as asker:
         asker.setsockopt(zmq.RCVTIMEO, 10_000)
         asker.connect(endpoint)
         asker.send_multipart([b"", bytes(8)])
         while batch := asker.recv_multipart()[3]:
-            made.add(read(batch))
+            made.add(read(batch, replica))
     return made
 
 
-def post(server: LiveServer, path: str, body: dict[str, Any]) -> Any:
-    answer = httpx.post(server.url + path, json=body, timeout=60)
+def post(server: LiveServer, path: str, body: dict[str, Any], **headers: str) -> Any:
+    answer = httpx.post(server.url + path, json=body, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def settled(endpoint: str, tokens: list[int], wanted: int) -> int:
+def settled(endpoint: str, tokens: list[int], wanted: int, replica: int = 0) -> int:
     """How many tokens are found, once events had time to come."""
     found = -1
     for _ in range(100):
-        found = index(endpoint).found(tokens, PAGE)
+        found = index(endpoint, replica).found(tokens, PAGE)
         if found == wanted:
             break
         time.sleep(0.02)
@@ -86,3 +89,20 @@ def test_a_salted_request_is_not_told(told: LiveServer, endpoint: str) -> None:
     post(told, "/v1/completions", body)
     post(told, "/v1/completions", {**body, "prompt": "something else " * 20, "cache_salt": None})
     assert settled(endpoint, rendered["token_ids"], 0) == 0
+
+
+def test_each_replica_tells_what_its_own_cache_has(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/replay"
+    replicas = ("--devices", "cpu:0,1", "--data-parallel-degree", "2")
+    server = LiveServer(*options(model_folder(), endpoint), *replicas)
+    try:
+        server.wait_ready()
+        body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 1}
+        (rendered,) = post(server, "/v1/completions/render", body)
+        tokens = rendered["token_ids"]
+        whole = (len(tokens) - 1) // PAGE * PAGE
+        post(server, "/v1/completions", body, **{"X-data-parallel-rank": "1"})
+        assert settled(f"{endpoint}_dp1", tokens[:whole], whole, replica=1) == whole
+        assert index(endpoint).found(tokens[:whole], PAGE) == 0
+    finally:
+        server.stop()

@@ -19,13 +19,13 @@ class Batch(msgspec.Struct):
     data_parallel_rank: int | None = None
 
 
-def read(payload: bytes) -> list[dict[str, Any]]:
-    """The events of a batch, whatever it is encoded in; fields at the end of an array may be missing."""
+def read(payload: bytes, replica: int = 0) -> list[dict[str, Any]]:
+    """The events of a batch of a replica, whatever it is encoded in; fields at the end of an array may be missing."""
     batch = msgspec.msgpack.decode(payload)
     if isinstance(batch, list):
         batch = {"ts": batch[0], "events": batch[1], "data_parallel_rank": batch[2]}
     checked = msgspec.convert(batch, Batch)
-    assert checked.data_parallel_rank == 0
+    assert checked.data_parallel_rank == replica
     return [_fields(event) for event in checked.events]
 
 

@@ -7,10 +7,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -172,12 +174,47 @@ def test_nothing_is_started_unless_asked_for(cache_context: Context) -> None:
         assert cache._tree.listeners == ()
 
 
-@pytest.mark.parametrize(("enabled", "degree"), [(True, 1), (False, 2), (True, 2)])
-def test_replicas_cannot_publish_at_one_address(enabled: bool, degree: int) -> None:
-    settings: Any = SimpleNamespace(model=SimpleNamespace(data_parallel_degree=degree))
-    refused = pytest.raises(SettingsError, match=r"--data-parallel-degree 2.*--kv-events.endpoint tcp://\*:5557")
-    with refused if enabled and degree > 1 else nullcontext():
-        check(settings, KVEventSettings(enable_kv_cache_events=enabled))
+@pytest.mark.parametrize(
+    ("endpoint", "replay", "wrong"),
+    [
+        ("tcp://*:5557", None, ""),
+        ("tcp://*:5557", "tcp://*:5560", ""),
+        ("tcp://*:5557", "tcp://*:5559", "3 apart"),
+        ("tcp://*:5557", "tcp://127.0.0.1:5558", "3 apart"),
+        ("tcp://router:5557", "tcp://*:5557", ""),
+        ("ipc:///tmp/events", "ipc:///tmp/replays", ""),
+        ("ipc:///tmp/events", "ipc:///tmp/events", "3 apart"),
+        ("tcp://*:65533", None, ""),
+        ("tcp://*:65534", None, "65535"),
+    ],
+)
+def test_replicas_need_addresses_of_their_own(endpoint: str, replay: str | None, wrong: str) -> None:
+    own = KVEventSettings(enable_kv_cache_events=True, endpoint=endpoint, replay_endpoint=replay)
+    refused = pytest.raises(SettingsError, match=f"--data-parallel-degree 3.*{wrong}")
+    with refused if wrong else nullcontext():
+        check(cast("Any", SimpleNamespace(model=SimpleNamespace(data_parallel_degree=3))), own)
+    for alone in (replace(own, enable_kv_cache_events=False), own):
+        degree = 1 if alone is own else 3
+        check(cast("Any", SimpleNamespace(model=SimpleNamespace(data_parallel_degree=degree))), alone)
+
+
+def test_a_replica_publishes_at_its_own_address_and_says_its_number(
+    cache_context: Context, sockets: Callable[..., zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    address = f"ipc://{tmp_path}/events"
+    replay = f"ipc://{tmp_path}/replays"
+    context = cache_context(sections=on(endpoint=address, replay_endpoint=replay, topic="kv@a@m"), replica=2)
+    cache = PagedCache(context)
+    maxserve_cache_built(cache, context)
+    missed = sockets(zmq.DEALER, f"{replay}_dp2")
+    fill(cache, 1)
+    found: list[bytes] = []
+    while found[:1] != [b"kv@a@m"]:  # what is not published yet is asked for once more
+        missed.send_multipart((b"", (0).to_bytes(8, "big")))
+        found = missed.recv_multipart()[1:]
+    assert msgspec.msgpack.decode(found[2])[2] == 2
+    assert not (tmp_path / "events").exists()
+    assert (tmp_path / "events_dp2").exists()
 
 
 def test_what_cannot_be_told_is_refused(cache_context: Context) -> None:

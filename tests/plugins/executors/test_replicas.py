@@ -29,5 +29,6 @@ def test_replicas_on_cpus_share_the_memory_and_those_on_gpus_have_their_own() ->
         parts = replica_settings(settings)
         assert [each.model.data_parallel_degree for each in parts] == [1, 1]
         assert tuple(each.model.devices for each in parts) == shares(devices, 2)
+        assert [each.server.replica for each in parts] == [0, 1]
         cache = parts[1].kv_cache
         assert (cache.device_memory_utilization, cache.host_kvcache_swap_space_gb) == pytest.approx((share, host))
