@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import types
@@ -90,6 +91,14 @@ def gpu_numbers(devices: str) -> tuple[int, ...]:
 def cpu_ranks(devices: str) -> int:
     """The processes on CPUs that a `devices` value names; 1 for all others."""
     return devices.count(",") + 1 if devices.startswith("cpu") else 1
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this machine alone reaches a server that listens at `host`, a name or an address without brackets."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 ENCODINGS = Choice(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import ipaddress
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maxserve.config import is_loopback
 from maxserve.interfaces.errors import SettingsError
 from maxserve.interfaces.executor import Endpoints
 from maxserve.plugins.executors.private_folder import private_folder
@@ -153,17 +153,10 @@ def _warn_if_open(base: str) -> None:
     """Says so when others than this machine can reach the sockets, which have no authentication."""
     scheme, _, rest = base.partition("://")
     host = rest.rpartition(":")[0].strip("[]")
-    if scheme == "tcp" and not _is_loopback(host):
+    if scheme == "tcp" and not is_loopback(host):
         log.warning(
             "--zmq-endpoint-base %s: who reaches %s can read prompts and give orders to the worker; "
             "nothing there is encrypted or asks for a key",
             base,
             host,
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

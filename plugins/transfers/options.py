@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from maxserve.config import Choice, cpu_ranks
+from maxserve.config import Choice, cpu_ranks, is_loopback
 from maxserve.interfaces.config import Option
 from maxserve.interfaces.errors import SettingsError
 
@@ -111,13 +111,14 @@ def check_role(settings: Settings, own: RoleOptions) -> None:
 
 
 def check(settings: Settings, own: TransferSettings) -> None:
-    """SettingsError for addresses that cannot be, and for several processes of a model."""
+    """SettingsError for addresses that cannot be, and for several processes of a model; warns of an open one."""
     if own.bind is not None and not own.bind.startswith(("tcp://", "ipc://")):
         raise SettingsError(f"--transfers.bind {own.bind}: expected tcp://HOST:PORT or ipc://PATH")
     if own.advertise is not None and not own.advertise.rpartition(":")[2].isdecimal():
         raise SettingsError(f"--transfers.advertise {own.advertise}: expected HOST:PORT")
     if own.bind is not None:
         _check_processes(settings, f"--transfers.bind {own.bind}", binds=True)
+        _warn_if_open(own.bind)
 
 
 def _check_processes(settings: Settings, option: str, *, binds: bool) -> None:
@@ -131,6 +132,17 @@ def _check_processes(settings: Settings, option: str, *, binds: bool) -> None:
         raise SettingsError(
             f"--data-parallel-degree {model.data_parallel_degree}: all replicas would listen at one address "
             f"({option}); start several servers instead"
+        )
+
+
+def _warn_if_open(bind: str) -> None:
+    """Says so when others than this machine can reach the socket, which has no authentication."""
+    host = bind.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if bind.startswith("tcp://") and not is_loopback(host):
+        log.warning(
+            "--transfers.bind %s: who reaches it can have prompts computed, and read the keys and values of others; "
+            "nothing there is encrypted or asks for a key",
+            bind,
         )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from maxserve.core.config.catalog import catalog, near
     from maxserve.core.config.checks import check_checkpoint
     from maxserve.core.config.settings import CheckpointSettings
-    from maxserve.core.config.values import Choice, cpu_ranks, gpu_numbers, read_bool, read_int
+    from maxserve.core.config.values import Choice, cpu_ranks, gpu_numbers, is_loopback, read_bool, read_int
     from maxserve.plugins.commands.options import HELP_WIDTH, GroupedCommand, engine_options
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "cpu_ranks",
     "engine_options",
     "gpu_numbers",
+    "is_loopback",
     "near",
     "plugin_options",
     "read_bool",
@@ -42,6 +43,7 @@ __getattr__ = exports(
         "Choice": "maxserve.core.config.values",
         "cpu_ranks": "maxserve.core.config.values",
         "gpu_numbers": "maxserve.core.config.values",
+        "is_loopback": "maxserve.core.config.values",
         "GroupedCommand": "maxserve.plugins.commands.options",
         "HELP_WIDTH": "maxserve.plugins.commands.options",
         "Settings": "maxserve.core.config",

@@ -46,6 +46,26 @@ def test_a_server_that_cannot_be_asked_is_warned_of(caplog: pytest.LogCaptureFix
     assert "take --pipeline-role prefill_only" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [
+        ("tcp://127.0.0.1:5555", False),
+        ("tcp://[::1]:5555", False),
+        ("tcp://localhost:5555", False),
+        ("ipc:///tmp/transfers", False),
+        ("tcp://*:5555", True),
+        ("tcp://0.0.0.0:5555", True),
+        ("tcp://[::]:5555", True),
+        ("tcp://10.0.0.7:5555", True),
+        ("tcp://gpu-node:5555", True),
+    ],
+)
+def test_an_open_socket_is_warned_of(address: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        read(transfers__bind=address)
+    assert ("nothing there is encrypted" in caplog.text) == warned
+
+
 def test_who_listens_where() -> None:
     plain, bound = TransferSettings(), TransferSettings(bind="tcp://10.0.0.7:5600")
     assert [plain.wanted(role) for role in (BOTH, PREFILL, DECODE)] == [False, True, True]
