@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from maxserve.core.config.catalog import without_secrets
 from maxserve.core.config.components import asked_task, check_for_task, with_required
 from maxserve.core.interfaces.errors import EngineError, PluginError, SettingsError
-from maxserve.core.interfaces.executor import Executor, StartsReplicas
+from maxserve.core.interfaces.executor import StartsReplicas
 from maxserve.core.interfaces.process import ProcessInfo
 from maxserve.core.interfaces.routes import Routes
 from maxserve.core.loading.progress import NullDisplay
 from maxserve.core.loading.resolve import resolve_model
-from maxserve.core.registry.entries import where
 from maxserve.core.registry.protocol import Host
 from maxserve.core.registry.sources import BUILT_IN
 from maxserve.core.runtime import logs, ports
 from maxserve.core.runtime.client import WorkerClient
-from maxserve.core.runtime.executors import build_executor
+from maxserve.core.runtime.executors import build_executor, worker_start
 from maxserve.core.runtime.fleet import Fleet
-from maxserve.core.runtime.messages import Start
-from maxserve.core.runtime.rank_addresses import first_rank
 from maxserve.core.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -83,22 +77,10 @@ def _serve(
         settings = with_required(settings, host.architectures.get(files.architecture).component, host.plugin_sections())
         check_for_task(settings, files.task, host.plugin_sections())
     launcher = build_executor(settings, host, display.relay, ahead)
-    group = where(host.of(Executor).get(settings.server.executor).component.group)
 
     def supervisor(own: Settings) -> Supervisor:
         """That of a replica, which has settings of its own."""
-        addresses = stack.enter_context(launcher.endpoints())
-        start = Start(
-            manifest=host.manifest(),
-            settings=without_secrets(own, host.plugin_sections()).model_dump_json(),
-            files=files,
-            endpoints=addresses,
-            search_path=tuple(sys.path),
-            parent=os.getpid(),
-            log_level=logging.getLogger().level,
-            engine=engine,
-            rank=first_rank(addresses, own.model.devices, own.server.step_timeout, group),
-        )
+        start = worker_start(own, host, files, stack.enter_context(launcher.endpoints()), engine)
         client = WorkerClient(max_queue_size=settings.scheduling.max_queue_size)
         return Supervisor(start, host.fingerprint, client, launcher)
 

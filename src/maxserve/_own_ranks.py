@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from maxserve.core.config.catalog import without_secrets
 from maxserve.core.config.values import cpu_ranks
 from maxserve.core.interfaces.errors import EngineError, cause
-from maxserve.core.interfaces.executor import Executor
-from maxserve.core.registry.entries import load_ref, where
-from maxserve.core.runtime.executors import build_executor
+from maxserve.core.registry.entries import load_ref
+from maxserve.core.runtime.executors import build_executor, worker_start
 from maxserve.core.runtime.lifeline import encode_start
 from maxserve.core.runtime.messages import Failed, Start
-from maxserve.core.runtime.rank_addresses import first_rank, follower_starts
+from maxserve.core.runtime.rank_addresses import follower_starts
 from maxserve.core.runtime.sockets import ApiChannel
 from maxserve.core.runtime.supervisor import describe_exit
 
@@ -45,23 +41,10 @@ class OwnRanks:
         self._children: list[WorkerProcess] = []
         self._stack = ExitStack()
         launcher = build_executor(settings, host)
-        entry = host.of(Executor).get(settings.server.executor)
         with ExitStack() as stack:
-            addresses = stack.enter_context(launcher.endpoints())
-            first = first_rank(
-                addresses, settings.model.devices, settings.server.step_timeout, where(entry.component.group)
-            )
+            start = worker_start(settings, host, files, stack.enter_context(launcher.endpoints()))
+            first = start.rank
             assert first is not None, "there are several"
-            start = Start(
-                manifest=host.manifest(),
-                settings=without_secrets(settings, host.plugin_sections()).model_dump_json(),
-                files=files,
-                endpoints=addresses,
-                search_path=tuple(sys.path),
-                parent=os.getpid(),
-                log_level=logging.getLogger().level,
-                rank=first,
-            )
             self._loop = asyncio.new_event_loop()
             begun = threading.Event()
             watched = self._watch(launcher, follower_starts(start), begun)
@@ -115,7 +98,7 @@ class OwnRanks:
         """Ends the others; harmless when they are ended."""
         if not self._closed:
             self._closed = True
-            with suppress(Exception):  # whoever is not there any more is not told
+            with suppress(Exception):  # a rank that has ended cannot be sent anything
                 self.group.close()
             self._stack.close()
 

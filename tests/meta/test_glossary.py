@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ALL = ("core", "plugins", "architectures", "samplers", "src/maxserve/testing", "src/maxserve/interfaces")
+ALL = ("core", "plugins", "architectures", "samplers", "src/maxserve")
 POSITIONS = ("core", "architectures", "plugins/cpu")
 
 

@@ -191,7 +191,7 @@ class Net:
         self.fetches.begin(request, source or Source(addresses=(FIRST,)), self.now)
 
     def deliver(self) -> None:
-        """The next message; one that is for nobody is told as that."""
+        """The next message; one for an address where no server is comes back as that."""
         server, address, raw = self.wire.popleft()
         if server is not None:
             if self.servers.get(address) is server:
